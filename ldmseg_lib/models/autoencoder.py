@@ -1,0 +1,148 @@
+"""The shallow mask autoencoder: id maps to small continuous latents and back to one logit per id (method section 2).
+
+The same network with one channel in and out compresses depth maps (supplement A, "Multi-Task Setup").
+"""
+
+from typing import NamedTuple
+
+import torch
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_utils import ModelMixin
+from jaxtyping import Float, Num
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..encodings import get_encoding
+from ..errors import InputError
+from ..profiles import Profile
+
+# Stable Diffusion's own factor, with which the paper scales mask latents and image latents alike.
+PAPER_LATENT_SCALE = 0.18215
+
+
+class LatentDistribution(NamedTuple):
+    """A diagonal Gaussian over unscaled latents, both [batch, latent_channels, height / f, width / f]."""
+
+    mean: Tensor
+    logvar: Tensor
+
+    def sample(self, noise: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch channels height width"]:
+        """mean + std * noise; `noise` is standard normal and comes from the caller's generators."""
+        return self.mean + (0.5 * self.logvar).exp() * noise
+
+
+class ChannelLayerNorm(nn.LayerNorm):
+    """Layer normalisation over the channels of each pixel."""
+
+    def forward(self, x: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch channels height width"]:
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+def _encoder(in_channels: int, channels: tuple[int, ...], latent_channels: int) -> nn.Sequential:
+    layers: list[nn.Module] = [nn.Conv2d(in_channels, channels[0], 3, padding=1), nn.SiLU()]
+    for narrow, wide in zip(channels[:-1], channels[1:], strict=True):
+        layers += [
+            nn.Conv2d(narrow, narrow, 3, padding=1),
+            nn.Conv2d(narrow, wide, 3, stride=2, padding=1),
+            nn.SiLU(),
+        ]
+    width = channels[-1]
+    layers += [nn.Conv2d(width, width, 3, padding=1), nn.GroupNorm(32, width, eps=1e-6), nn.SiLU()]
+    return nn.Sequential(*layers, nn.Conv2d(width, 2 * latent_channels, 3, padding=1))
+
+
+def _decoder(out_channels: int, width: int, latent_channels: int, num_upscalers: int) -> nn.Sequential:
+    layers: list[nn.Module] = [nn.Conv2d(latent_channels, width, 3, padding=1)]
+    for _ in range(num_upscalers):
+        layers += [nn.ConvTranspose2d(width, width, 2, stride=2), ChannelLayerNorm(width, eps=1e-6), nn.SiLU()]
+    layers += [nn.GroupNorm(32, width), nn.SiLU(), nn.Conv2d(width, out_channels, 3, padding=1)]
+    return nn.Sequential(*layers)
+
+
+class MaskAutoencoder(ModelMixin, ConfigMixin):
+    """Id maps (or one continuous channel) to latents and back.
+
+    Args:
+        encoding: "bits", "colors" or "positional" for id maps; "scalar" for one channel in [-1, 1], such as depth.
+        num_ids: ids 0..num_ids-1, 0 being void; the number of output logits (unused by "scalar").
+        channels: encoder widths, multiples of 32 at the end; each after the first halves the resolution.
+        latent_channels: channels D of the latents (paper: 4).
+        num_upscalers: learned doublings in the decoder; `decode` with a size does the rest bilinearly.
+        latent_scale: factor s on the mean latents, so that diffusion sees the noise-to-signal ratio it should.
+    """
+
+    config_name = "config.json"
+
+    @register_to_config
+    def __init__(
+        self,
+        *,
+        encoding: str = "bits",
+        num_ids: int = 256,
+        channels: tuple[int, ...] = (32, 64, 128, 256),
+        latent_channels: int = 4,
+        num_upscalers: int = 2,
+        latent_scale: float = PAPER_LATENT_SCALE,
+    ) -> None:
+        super().__init__()
+        self.encoding = None if encoding == "scalar" else get_encoding(encoding, num_ids)
+        in_channels = self.encoding.num_channels if self.encoding else 1
+        self.encoder = _encoder(in_channels, tuple(channels), latent_channels)
+        self.decoder = _decoder(num_ids if self.encoding else 1, channels[-1], latent_channels, num_upscalers)
+
+    @property
+    def factor(self) -> int:
+        """How many pixels a side a latent cell covers (f)."""
+        return 2 ** (len(self.config.channels) - 1)
+
+    def encode_input(self, target: Num[Tensor, "batch height width"]) -> Float[Tensor, "batch channels height width"]:
+        """A map as the encoder's input: encoded ids, or the scalar channel with unknown (NaN) as 0."""
+        if self.encoding is not None:
+            return self.encoding.encode(target)
+        return torch.nan_to_num(target, nan=0.0)[:, None]
+
+    def encode(self, target: Num[Tensor, "batch height width"]) -> LatentDistribution:
+        """The latent distribution of a map: int64 ids in 0..num_ids-1, or floats in [-1, 1] for "scalar".
+
+        Raises:
+            InputError: height or width is no multiple of the factor.
+        """
+        if target.shape[-1] % self.factor or target.shape[-2] % self.factor:
+            raise InputError(
+                f"a map of {target.shape[-2]} x {target.shape[-1]} does not divide by the autoencoder's factor "
+                f"{self.factor}; resize or pad it"
+            )
+        mean, logvar = self.encoder(self.encode_input(target)).chunk(2, dim=1)
+        return LatentDistribution(mean, logvar.clamp(-30.0, 20.0))
+
+    def decode(
+        self, latents: Float[Tensor, "batch latent_channels height width"], size: tuple[int, int] | None = None
+    ) -> Float[Tensor, "batch outputs out_height out_width"]:
+        """Logits (or scalar values) of unscaled latents, at the decoder's resolution or bilinearly at `size`."""
+        logits = self.decoder(latents)
+        if size is None or tuple(logits.shape[-2:]) == tuple(size):
+            return logits
+        return F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
+
+    def to_latents(self, target: Num[Tensor, "batch height width"]) -> Float[Tensor, "batch latent_channels h w"]:
+        """The clean latents z_0 = s * mean that diffusion works on."""
+        return self.encode(target).mean * self.config.latent_scale
+
+    def from_latents(
+        self, latents: Float[Tensor, "batch latent_channels h w"], size: tuple[int, int] | None = None
+    ) -> Float[Tensor, "batch outputs out_height out_width"]:
+        """Logits (or scalar values) of diffusion's latents z_0."""
+        return self.decode(latents / self.config.latent_scale, size)
+
+
+def build_autoencoder(profile: Profile, *, scalar: bool = False) -> MaskAutoencoder:
+    """A freshly initialised autoencoder of the profile's shape, for id maps or for one continuous channel."""
+    settings = profile.autoencoder
+    return MaskAutoencoder(
+        encoding="scalar" if scalar else settings.encoding,
+        num_ids=profile.data.num_ids,
+        channels=settings.channels,
+        latent_channels=settings.latent_channels,
+        num_upscalers=settings.num_upscalers,
+        latent_scale=settings.latent_scale or 1.0,
+    )

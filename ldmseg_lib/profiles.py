@@ -1,0 +1,275 @@
+"""Profiles: every setting of a run, typed and frozen, read from notebooks/profiles/*.yaml.
+
+A profile file holds all keys; an override changes single ones ("diffusion.training.steps=100"). Unknown keys, missing
+keys and values of another type are errors that name the key and the nearest valid one.
+"""
+
+import contextlib
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from . import paths
+from .errors import ProfileError
+
+
+@dataclass(frozen=True)
+class DataProfile:
+    """What the networks see. Sizes in pixels."""
+
+    image_size: int  # side of the square that images are resized to
+    crop_size: int | None  # side of the training crop at original resolution; None: the whole image
+    num_ids: int  # ids 0..num_ids-1 of an id map, 0 being void
+    id_order: Literal["random", "position"]  # the paper gives ids at random at every visit
+    unlabelled: Literal["void", "background"] | None  # what id 0 means; None: as the folder says
+    min_train_area: int  # smaller segments are void in training (original resolution)
+    train_scenes: int  # embedded data set only, as the next three
+    val_scenes: int
+    min_things: int
+    max_things: int
+    workers: int  # loader processes; 0: in the training process
+
+
+@dataclass(frozen=True)
+class TrainingProfile:
+    """One training of the one loop."""
+
+    steps: int
+    batch_size: int  # images a step, over all processes and accumulation
+    micro_batch_size: int | None  # images a forward pass and process; None: batch_size / processes
+    learning_rate: float
+    final_learning_rate: float  # reached at the last step by a cosine; equal to learning_rate: constant
+    warmup_steps: int
+    weight_decay: float
+    decay_norms: bool  # also decay one-dimensional parameters (norms and biases)
+    gradient_clip: float
+    precision: Literal["fp32", "fp16", "bf16"]
+    gradient_checkpointing: bool
+    ema_decay: float | None
+    checkpoint_every: int
+    keep_checkpoints: int
+    log_every: int
+
+
+@dataclass(frozen=True)
+class AutoencoderProfile:
+    """The shallow mask autoencoder (method section 2)."""
+
+    encoding: Literal["bits", "colors", "positional"]
+    channels: tuple[int, ...]  # encoder widths; each after the first halves the resolution
+    latent_channels: int
+    num_upscalers: int  # learned doublings of the decoder; the rest is bilinear
+    latent_scale: float | None  # None: 1 / std of the training latents, measured after training
+    num_points: int  # sampled points of the point losses
+    semantic_fraction: float  # share of training targets that are semantic maps
+    training: TrainingProfile
+
+
+@dataclass(frozen=True)
+class DenoiserProfile:
+    """The UNet. With `pretrained`, its shape comes from that checkpoint and the shape given here must be null."""
+
+    pretrained: str | None  # folder or hub name in Stable Diffusion's layout
+    channels: tuple[int, ...] | None
+    attention: tuple[bool, ...] | None  # per resolution: a transformer block there
+    layers_per_block: int | None
+    head_dim: int | None
+    task_dim: int | None  # width of the task tokens
+    train_time_embedding: bool
+
+
+@dataclass(frozen=True)
+class ImageEncoderProfile:
+    """What turns the image into the denoiser's condition."""
+
+    kind: Literal["small", "sd_vae", "vit"]
+    pretrained: str | None  # folder or hub name of the weights; None: random (small) or made by notebook 07
+    out_channels: int
+    channels: tuple[int, ...] | None  # widths of the small encoder
+    input_size: int | None  # side that a ViT sees
+    layer: int | None  # hidden state of the ViT; -1 is the last
+    trainable: bool
+
+
+@dataclass(frozen=True)
+class DiffusionProfile:
+    """The latent diffusion model's objective (method section 3)."""
+
+    tasks: dict[str, float]  # task name to its share of the training samples
+    prediction_type: Literal["epsilon", "sample", "v_prediction"]
+    loss_weight: Literal["none", "min_snr", "x0"]  # on the noise loss: 1, min(SNR, gamma) / SNR, 1 / SNR
+    snr_gamma: float
+    self_condition_probability: float
+    training: TrainingProfile
+
+
+@dataclass(frozen=True)
+class EvaluationProfile:
+    """How predictions are sampled, cleaned and judged."""
+
+    num_images: int | None  # the first so many of the validation split; None: all
+    batch_size: int
+    sampler: Literal["ddim", "ddpm", "dpmsolver++", "unipc"]
+    num_inference_steps: int
+    threshold: float
+    min_area: int  # pixels at the evaluated size
+    tile_size: int | None  # predict in overlapping tiles of this side; None: the whole image at once
+
+
+@dataclass(frozen=True)
+class Profile:
+    """All settings of a run; `name` is the profile's, also when overrides changed values."""
+
+    name: str
+    data: DataProfile
+    autoencoder: AutoencoderProfile
+    denoiser: DenoiserProfile
+    image_encoder: ImageEncoderProfile
+    diffusion: DiffusionProfile
+    evaluation: EvaluationProfile
+
+    @classmethod
+    def load(cls, name_or_path: str | Path, overrides: Mapping[str, Any] | str | None = None) -> "Profile":
+        """The profile `name_or_path` (smoke, demo, gpu, paper, or a YAML file) with `overrides` put over it.
+
+        Overrides are a mapping with dotted keys, or the same as text: "evaluation.min_area=0,data.num_ids=64".
+
+        Raises:
+            ProfileError: no such profile; unknown, missing or mistyped key (the nearest valid one is named).
+        """
+        path = Path(name_or_path)
+        if path.suffix not in (".yaml", ".yml"):
+            known = sorted(p.stem for p in paths.PROFILES.glob("*.yaml"))
+            if str(name_or_path) not in known:
+                raise ProfileError(f"unknown profile {str(name_or_path)!r}; {_nearest(str(name_or_path), known)}")
+            path = paths.PROFILES / f"{name_or_path}.yaml"
+        try:
+            values = yaml.safe_load(path.read_text())
+        except OSError as error:
+            raise ProfileError(f"{path}: cannot be read ({error.strerror})") from None
+        except yaml.YAMLError as error:
+            raise ProfileError(f"{path}: not YAML ({' '.join(str(error).split())})") from None
+        if not isinstance(values, dict):
+            raise ProfileError(f"{path}: holds no keys; start from a copy of notebooks/profiles/demo.yaml")
+        for key, value in parse_overrides(overrides).items():
+            _override(values, key, value)
+        profile = _build(cls, {"name": path.stem, **values}, "")
+        _check(profile)
+        return profile
+
+
+def parse_overrides(overrides: Mapping[str, Any] | str | None) -> dict[str, Any]:
+    """Overrides as a dict of dotted keys; text "a.b=1,c=2" is split at commas outside brackets, values read as YAML."""
+    if overrides is None or isinstance(overrides, Mapping):
+        return dict(overrides or {})
+    result = {}
+    for part in _split_outside_brackets(overrides):
+        key, equals, value = part.partition("=")
+        if not equals:
+            raise ProfileError(f"override {part!r} has no '='; write key=value, such as evaluation.min_area=0")
+        result[key.strip()] = yaml.safe_load(value)
+    return result
+
+
+def _split_outside_brackets(text: str) -> list[str]:
+    parts, depth, start = [], 0, 0
+    for position, character in enumerate(text):
+        depth += (character in "[{") - (character in "]}")
+        if character == "," and depth == 0:
+            parts.append(text[start:position])
+            start = position + 1
+    return [part.strip() for part in [*parts, text[start:]] if part.strip()]
+
+
+def _override(values: dict, key: str, value: Any) -> None:
+    *parents, last = key.split(".")
+    place, kind = values, Profile
+    for depth, parent in enumerate(parents):
+        kind = _fields(kind, ".".join(parents[:depth])).get(parent) if dataclasses.is_dataclass(kind) else None
+        if kind is None or not isinstance(place.get(parent), dict):
+            raise ProfileError(f"unknown profile key {key!r}; {_nearest(key, _all_keys(Profile))}")
+        place = place[parent]
+    if dataclasses.is_dataclass(kind) and last not in _fields(kind, key):
+        raise ProfileError(f"unknown profile key {key!r}; {_nearest(key, _all_keys(Profile))}")
+    place[last] = value
+
+
+def _fields(kind: Any, _key: str) -> dict[str, Any]:
+    return typing.get_type_hints(kind)
+
+
+def _all_keys(kind: Any, prefix: str = "") -> list[str]:
+    keys = []
+    for name, field_type in _fields(kind, prefix).items():
+        keys += _all_keys(field_type, f"{prefix}{name}.") if dataclasses.is_dataclass(field_type) else [prefix + name]
+    return keys
+
+
+def _nearest(word: str, valid: list[str]) -> str:
+    near = difflib.get_close_matches(word, valid, n=1, cutoff=0.5)
+    return f"did you mean {near[0]!r}?" if near else f"valid ones are {', '.join(valid)}"
+
+
+def _build(kind: Any, values: Any, where: str) -> Any:
+    if not isinstance(values, dict):
+        raise ProfileError(f"profile key {where!r} must hold keys, not {values!r}")
+    fields = _fields(kind, where)
+    prefix = f"{where}." if where else ""
+    for key in values:
+        if key not in fields:
+            raise ProfileError(f"unknown profile key {prefix + str(key)!r}; {_nearest(str(key), list(fields))}")
+    missing = [key for key in fields if key not in values]
+    if missing:
+        raise ProfileError(f"profile key {prefix + missing[0]!r} is missing")
+    return kind(**{key: _convert(fields[key], values[key], prefix + key) for key in fields})
+
+
+def _convert(kind: Any, value: Any, key: str) -> Any:
+    """`value` as the annotated type `kind`, or a ProfileError that names the key and the type."""
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if dataclasses.is_dataclass(kind):
+        return _build(kind, value, key)
+    if origin in (typing.Union, types.UnionType):
+        if value is None:
+            return None
+        return _convert(next(a for a in arguments if a is not type(None)), value, key)
+    if origin is Literal and value in arguments:
+        return value
+    if origin is tuple and isinstance(value, list | tuple):
+        return tuple(_convert(arguments[0], item, key) for item in value)
+    if origin is dict and isinstance(value, dict):
+        return {_convert(str, k, key): _convert(arguments[1], v, key) for k, v in value.items()}
+    if kind is float and isinstance(value, int | float | str) and not isinstance(value, bool):
+        with contextlib.suppress(ValueError):  # YAML reads 1e-3, without a dot, as text
+            return float(value)
+    if kind in (int, str, bool) and type(value) is kind:
+        return value
+    wanted = " or ".join(map(repr, arguments)) if origin is Literal else getattr(kind, "__name__", str(kind))
+    raise ProfileError(f"profile key {key!r} must be {wanted}, not {value!r}")
+
+
+def _check(profile: Profile) -> None:
+    """What types cannot say: values that only fail together."""
+    factor = 2 ** (len(profile.autoencoder.channels) - 1)
+    if profile.data.image_size % factor:
+        raise ProfileError(
+            f"data.image_size {profile.data.image_size} is no multiple of the autoencoder's factor {factor}"
+            f" (autoencoder.channels has {len(profile.autoencoder.channels)} entries)"
+        )
+    if 2**profile.autoencoder.num_upscalers > factor:
+        raise ProfileError(
+            f"autoencoder.num_upscalers {profile.autoencoder.num_upscalers} would pass the image's size; at most "
+            f"{factor.bit_length() - 1}"
+        )
+    if not profile.diffusion.tasks or min(profile.diffusion.tasks.values()) <= 0:
+        raise ProfileError("diffusion.tasks needs at least one task, each with a positive share")
+    shape = (profile.denoiser.channels, profile.denoiser.attention, profile.denoiser.layers_per_block)
+    if (profile.denoiser.pretrained is None) != all(part is not None for part in shape):
+        raise ProfileError("denoiser needs either `pretrained`, or its shape (channels, attention, layers_per_block)")
