@@ -1,0 +1,264 @@
+"""A COCO panoptic JSON as compact arrays, with every fault in it found."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import Bool, Int
+
+from ..errors import DatasetError, InputError
+from ..files import inside, read_json
+from .layout import SplitFiles
+from .pixels import ID_LIMIT
+from .problems import Problem
+
+Unlabelled = Literal["void", "background"]
+_INT_LIMIT = 1 << 62
+
+
+@dataclass(frozen=True)
+class Annotations:
+    """The images of a split and their segments; image i owns the segments `offsets[i]` to `offsets[i + 1]`.
+
+    Arrays rather than dicts, because loader workers share them with their parent: 118,000 images have 1.3 million
+    segments. Areas and boxes are what the JSON claims (-1 where it says nothing); nothing but the check reads them.
+    """
+
+    categories: list[dict[str, Any]]
+    unlabelled: Unlabelled | None
+    depth_scale: float | None
+    image_ids: Int[np.ndarray, " images"]
+    sizes: Int[np.ndarray, "images 2"]
+    image_files: np.ndarray
+    segment_files: np.ndarray
+    offsets: Int[np.ndarray, " images+1"]
+    segment_ids: Int[np.ndarray, " segments"]
+    category_ids: Int[np.ndarray, " segments"]
+    crowd: Bool[np.ndarray, " segments"]
+    areas: Int[np.ndarray, " segments"]
+    boxes: Int[np.ndarray, "segments 4"]
+
+    def __len__(self) -> int:
+        return len(self.image_ids)
+
+    def segments(self, index: int) -> slice:
+        """The places of image `index`'s segments in the arrays of segments."""
+        return slice(int(self.offsets[index]), int(self.offsets[index + 1]))
+
+
+def load_annotations(files: SplitFiles) -> Annotations:
+    """The annotations of a split.
+
+    Raises:
+        DatasetError: the file is missing, not JSON, or has a fault; the message names the first fault, with image and
+            segment, and says how many there are.
+    """
+    try:
+        document = read_json(files.annotations)
+    except InputError as error:
+        raise DatasetError(str(error)) from None
+    annotations, problems = parse_annotations(document, files)
+    errors = [problem for problem in problems if problem.level == "error"]
+    if errors:
+        more = f" (and {len(errors) - 1} more; `python -m ldmseg_lib.data.check` lists them)" if len(errors) > 1 else ""
+        raise DatasetError(f"{errors[0]}{more}")
+    return annotations
+
+
+def parse_annotations(document: Any, files: SplitFiles) -> tuple[Annotations, list[Problem]]:
+    """What is usable in a COCO panoptic document, in the order of its images, and every fault in it."""
+    parser = _Parser(files)
+    return parser.parse(document), parser.problems
+
+
+class _Parser:
+    def __init__(self, files: SplitFiles) -> None:
+        self.files = files
+        self.problems: list[Problem] = []
+
+    def fault(self, message: str, image_id: int | None = None, segment_id: int | None = None) -> None:
+        self.problems.append(Problem(os.fspath(self.files.annotations), message, image_id, segment_id))
+
+    def parse(self, document: Any) -> Annotations:
+        if not isinstance(document, dict):
+            self.fault("not a COCO panoptic file: the JSON value must be an object")
+            document = {}
+        info = document.get("info", {})
+        if not isinstance(info, dict):
+            self.fault('"info" must be an object')
+            info = {}
+        categories = self.categories(self.list_of(document, "categories"))
+        images = self.images(self.list_of(document, "images"))
+        annotated = self.annotations(self.list_of(document, "annotations"), images, {c["id"] for c in categories})
+        if not images and not self.problems:
+            self.fault("no images")
+        for image_id in images.keys() - annotated.keys():
+            self.fault("the image has no annotation; give it one, with empty segments_info if it has no segments", image_id)
+        rows = [(image_id, images[image_id], annotated[image_id]) for image_id in images if image_id in annotated]
+        segments = [segment for _, _, (_, found) in rows for segment in found]
+        table = np.array(segments, dtype=np.int64).reshape(-1, 8)
+        return Annotations(
+            categories=categories,
+            unlabelled=self.unlabelled(info),
+            depth_scale=self.depth_scale(info),
+            image_ids=np.array([image_id for image_id, _, _ in rows], dtype=np.int64),
+            sizes=np.array([size for _, (_, size), _ in rows], dtype=np.int64).reshape(-1, 2),
+            image_files=np.array([name for _, (name, _), _ in rows], dtype=np.str_),
+            segment_files=np.array([name for _, _, (name, _) in rows], dtype=np.str_),
+            offsets=np.cumsum([0, *(len(found) for _, _, (_, found) in rows)], dtype=np.int64),
+            segment_ids=table[:, 0].astype(np.int32),
+            category_ids=table[:, 1].copy(),
+            crowd=table[:, 2] != 0,
+            areas=table[:, 3].copy(),
+            boxes=table[:, 4:].copy(),
+        )
+
+    def list_of(self, document: dict, key: str) -> Iterator[dict]:
+        values = document.get(key)
+        if not isinstance(values, list):
+            self.fault(f'not a COCO panoptic file: "{key}" must be a list of objects')
+            return
+        for place, value in enumerate(values):
+            if isinstance(value, dict):
+                yield value
+            else:
+                self.fault(f"{key}[{place}] must be an object")
+
+    def unlabelled(self, info: dict) -> Unlabelled | None:
+        value = info.get("unlabelled")
+        if value not in (None, "void", "background"):
+            self.fault(f'info.unlabelled is {value!r}; write "void" or "background"')
+            return None
+        return value
+
+    def depth_scale(self, info: dict) -> float | None:
+        value = info.get("depth_scale")
+        if value is None:
+            return None
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
+            self.fault(f"info.depth_scale is {value!r}; write a positive number")
+            return None
+        return float(value)
+
+    def categories(self, values: Iterator[dict]) -> list[dict[str, Any]]:
+        found: dict[int, dict[str, Any]] = {}
+        for value in values:
+            category_id, name = value.get("id"), value.get("name")
+            if not _is_int(category_id) or not isinstance(name, str):
+                self.fault(f"category {category_id!r} needs an integer id and a name")
+            elif value.get("isthing") not in (0, 1):
+                self.fault(f"category id {category_id} ({name}): isthing must be 0 or 1")
+            elif category_id in found:
+                self.fault(f"category id {category_id} stands there twice")
+            else:
+                found[category_id] = value
+        if not found and not self.problems:
+            self.fault("no categories")
+        return list(found.values())
+
+    def images(self, values: Iterator[dict]) -> dict[int, tuple[str, tuple[int, int]]]:
+        found: dict[int, tuple[str, tuple[int, int]]] = {}
+        names: dict[str, int] = {}
+        for value in values:
+            image_id, name = value.get("id"), value.get("file_name")
+            size = (value.get("height"), value.get("width"))
+            if not _is_int(image_id):
+                self.fault(f"image {name!r}: id {image_id!r} must be an integer of at least 0")
+            elif image_id in found:
+                self.fault("two images have this id", image_id)
+            elif not all(_is_int(side) and 0 < side < ID_LIMIT for side in size):
+                self.fault(f"height and width must be positive integers, not {size[0]!r} and {size[1]!r}", image_id)
+            elif self.good_name(name, self.files.images, image_id):
+                if name in names:
+                    self.fault(f"{name} is also the file of image id {names[name]}", image_id)
+                names[name] = image_id
+                found[image_id] = (name, size)
+        return found
+
+    def good_name(self, name: Any, folder: Path, image_id: int) -> bool:
+        if not isinstance(name, str) or not name or "\0" in name:
+            self.fault(f"file_name {name!r} must be the name of a file", image_id)
+            return False
+        # a plain name cannot climb; links are judged when the file is read
+        if "/" in name or "\\" in name or name in (".", ".."):
+            try:
+                inside(folder, name)
+            except InputError as error:
+                self.fault(str(error), image_id)
+                return False
+        return True
+
+    def annotations(
+        self, values: Iterator[dict], images: dict[int, Any], categories: set[int]
+    ) -> dict[int, tuple[str, list[tuple[int, ...]]]]:
+        found: dict[int, tuple[str, list[tuple[int, ...]]]] = {}
+        names: dict[str, int] = {}
+        seen: set[int] = set()
+        for value in values:
+            image_id, name, segments = value.get("image_id"), value.get("file_name"), value.get("segments_info")
+            if not _is_int(image_id):
+                self.fault(f"annotation {name!r}: image_id {image_id!r} must be an integer of at least 0")
+                continue
+            if image_id in seen:
+                self.fault("two annotations are of this image", image_id)
+                continue
+            seen.add(image_id)
+            if image_id not in images:
+                self.fault(f"the annotation {name!r} is of an image that the file does not list", image_id)
+            if not self.good_name(name, self.files.panoptic, image_id):
+                continue
+            if name in names:
+                self.fault(f"{name} is also the PNG of image id {names[name]}", image_id)
+            names[name] = image_id
+            if not isinstance(segments, list):
+                self.fault("segments_info must be a list", image_id)
+                segments = []
+            found[image_id] = (name, self.segments(segments, image_id, categories))
+        # images whose annotation is faulty are reported once, not as lacking one
+        for image_id in seen - found.keys():
+            images.pop(image_id, None)
+        return found
+
+    def segments(self, values: list, image_id: int, categories: set[int]) -> list[tuple[int, ...]]:
+        found: dict[int, tuple[int, ...]] = {}
+        for value in values:
+            if not isinstance(value, dict):
+                self.fault(f"segment {value!r} must be an object", image_id)
+                continue
+            segment_id, category_id, crowd = value.get("id"), value.get("category_id"), value.get("iscrowd", 0)
+            if not _is_int(segment_id) or not 0 < segment_id < ID_LIMIT:
+                self.fault(f"segment id {segment_id!r} must be an integer from 1 to {ID_LIMIT - 1}", image_id)
+                continue
+            if segment_id in found:
+                self.fault("two segments of the image have this id", image_id, segment_id)
+                continue
+            if not _is_int(category_id) or category_id not in categories:
+                self.fault(f"category id {category_id!r} is not among the categories", image_id, segment_id)
+                category_id = -1
+            if crowd not in (0, 1):
+                self.fault(f"iscrowd is {crowd!r}; write 0 or 1", image_id, segment_id)
+                crowd = 0
+            found[segment_id] = (segment_id, category_id, int(crowd), *self.claims(value, image_id, segment_id))
+        return list(found.values())
+
+    def claims(self, value: dict, image_id: int, segment_id: int) -> tuple[int, ...]:
+        area, box = value.get("area", -1), value.get("bbox", [-1, -1, -1, -1])
+        if not _is_count(area):
+            self.fault(f"area is {area!r}; write the number of pixels", image_id, segment_id)
+            area = -1
+        if not isinstance(box, list) or len(box) != 4 or not all(_is_count(side) for side in box):
+            self.fault(f"bbox is {box!r}; write [x, y, width, height] in pixels", image_id, segment_id)
+            box = [-1, -1, -1, -1]
+        return (int(area), *(int(side) for side in box))
+
+
+def _is_int(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < _INT_LIMIT
+
+
+def _is_count(value: Any) -> bool:
+    """Whole numbers also as 12.0, which some exporters write; -1 stands for none."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and value == value // 1 and -1 <= value < _INT_LIMIT

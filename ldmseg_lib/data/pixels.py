@@ -1,0 +1,205 @@
+"""Photographs, id PNGs and depth PNGs as arrays, with the oddities that real files have.
+
+OpenCV decodes the ordinary files (8-bit JPEG, 8-bit RGB PNG): both libraries use libjpeg-turbo, and the pixels are the
+same. Pillow takes everything else, and judges every file that does not end as its format says, because OpenCV returns a
+truncated file as if it were whole.
+"""
+
+import io
+import os
+import struct
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+from jaxtyping import Int, UInt8, UInt16
+from PIL import Image, ImageOps
+
+from .problems import FileFault
+
+MAX_PIXELS = 64_000_000
+"""Larger files are refused before they are decoded: a small file can claim a picture that fills the memory."""
+
+UNKNOWN_DEPTH = 65535
+ID_LIMIT = 1 << 24
+
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_PNG_END = b"\x00\x00\x00\x00IEND\xaeB\x60\x82"
+_JPEG_END = b"\xff\xd9"
+_EXIF_ORIENTATION = 0x0112
+_GREY, _RGB, _PALETTE, _RGBA = 0, 2, 3, 6
+_BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, cv2.error, MemoryError, Image.DecompressionBombError)
+
+# OpenCV's thread pool does not survive the fork of a loader's worker, and one image is too small to share
+cv2.setNumThreads(1)
+
+
+def read_image(path: str | os.PathLike, size: tuple[int, int] | None = None) -> UInt8[np.ndarray, "height width 3"]:
+    """The photograph in `path` as RGB, whatever its own mode is (greyscale, CMYK, palette, 16 bit).
+
+    `size` is (height, width) as the annotations say. A camera's EXIF rotation is applied where the rotated picture has
+    that size (and without a `size`), else ignored: annotators have seen the picture either way, and only the size tells.
+
+    Raises:
+        FileFault: the file is missing, truncated, no image, too large, or of another size.
+    """
+    data = _read(path)
+    try:
+        image = _open(data, path)
+        flat = (image.height, image.width)
+        orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
+        turned = flat[::-1] if orientation in (5, 6, 7, 8) else flat
+        if size is not None and tuple(size) not in (flat, turned):
+            raise FileFault(path, f"the image is {flat[1]}x{flat[0]} px, but its JSON says {size[1]}x{size[0]}")
+        turn = orientation in range(2, 9) and (size is None or tuple(size) == turned)
+        if turn or image.format != "JPEG" or image.mode not in ("RGB", "L") or not data.endswith(_JPEG_END):
+            return _decode_with_pillow(ImageOps.exif_transpose(image) if turn else image, path)
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
+        if pixels is None or pixels.shape[:2] != flat:
+            return _decode_with_pillow(image, path)
+        return pixels
+    except FileFault:
+        raise
+    except _BROKEN as error:
+        raise FileFault(path, f"cannot be read as an image ({_reason(error)})") from None
+
+
+def read_ids(
+    path: str | os.PathLike, size: tuple[int, int], segment_ids: Int[np.ndarray, " segments"]
+) -> Int[np.ndarray, "height width"]:
+    """The ids of the panoptic PNG `path` of (height, width) = `size`: id = R + 256 G + 65536 B, 0 for unlabelled.
+
+    Greyscale PNGs of 8 or 16 bits hold the id itself. Where a file can be read in two ways (a palette may stand for its
+    colours or for its indices), the first one whose ids are all among `segment_ids` is meant, else the first.
+
+    Raises:
+        FileFault: the file is missing, truncated, no PNG, too large, or of another size.
+    """
+    data = _read(path)
+    width, height, bits, colour = _png_header(data, path)
+    if (height, width) != tuple(size):
+        raise FileFault(path, f"the PNG is {width}x{height} px, but its JSON says {size[1]}x{size[0]}")
+    try:
+        if bits == 8 and colour in (_RGB, _RGBA):
+            return _ids_from_colours(_decode_png(data, path))
+        allowed = np.append(np.asarray(segment_ids, dtype=np.int64), 0)
+        first = None
+        for ids in _readings(data, bits, colour, path):
+            if np.isin(np.unique(ids), allowed).all():
+                return ids
+            first = ids if first is None else first
+        return first
+    except FileFault:
+        raise
+    except _BROKEN as error:
+        raise FileFault(path, f"cannot be read as a PNG of ids ({_reason(error)})") from None
+
+
+def read_depth(path: str | os.PathLike, size: tuple[int, int]) -> UInt16[np.ndarray, "height width"]:
+    """The stored values of the depth PNG `path` of (height, width) = `size`: 65535 is unknown, 0 infinitely far.
+
+    Raises:
+        FileFault: the file is missing, truncated, too large, of another size, or no 16-bit greyscale PNG.
+    """
+    data = _read(path)
+    width, height, bits, colour = _png_header(data, path)
+    if (height, width) != tuple(size):
+        raise FileFault(path, f"the depth PNG is {width}x{height} px, but its JSON says {size[1]}x{size[0]}")
+    if (bits, colour) != (16, _GREY):
+        raise FileFault(path, f"the depth PNG has {bits} bits and colour type {colour}; write 16-bit greyscale")
+    try:
+        return _decode_png(data, path)
+    except FileFault:
+        raise
+    except _BROKEN as error:
+        raise FileFault(path, f"cannot be read as a depth PNG ({_reason(error)})") from None
+
+
+def _reason(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _read(path: str | os.PathLike) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except FileNotFoundError:
+        raise FileFault(path, "no such file") from None
+    except OSError as error:
+        raise FileFault(path, f"cannot be read ({error.strerror or error})") from None
+
+
+def _refuse_large(width: int, height: int, path: str | os.PathLike) -> None:
+    if width * height > MAX_PIXELS:
+        raise FileFault(path, f"{width}x{height} px are more than the {MAX_PIXELS:,} that are read; scale it down")
+
+
+def _open(data: bytes, path: str | os.PathLike) -> Image.Image:
+    if not data:
+        raise FileFault(path, "the file is empty")
+    with warnings.catch_warnings():
+        # our own limit is the lower one, and gives a clear error
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        image = Image.open(io.BytesIO(data))
+    _refuse_large(image.width, image.height, path)
+    return image
+
+
+def _decode_with_pillow(image: Image.Image, path: str | os.PathLike) -> np.ndarray:
+    if image.mode.startswith("I"):
+        # Pillow would clip 16 bits at 255 instead of scaling them
+        return np.repeat((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8)[..., None], 3, axis=2)
+    if image.mode == "F":
+        raise FileFault(path, "floating-point images have no agreed range; write 8 or 16 bits")
+    if image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")
+    return np.array(image.convert("RGB"))
+
+
+def _png_header(data: bytes, path: str | os.PathLike) -> tuple[int, int, int, int]:
+    """Width, height, bits a channel and colour type, from the header alone."""
+    if len(data) < 26 or not data.startswith(_PNG_SIGNATURE) or data[12:16] != b"IHDR":
+        raise FileFault(path, "not a PNG file")
+    width, height, bits, colour = struct.unpack(">IIBB", data[16:26])
+    _refuse_large(width, height, path)
+    return width, height, bits, colour
+
+
+def _decode_png(data: bytes, path: str | os.PathLike) -> np.ndarray:
+    """Samples as stored, channels in the order B, G, R(, A)."""
+    if not data.endswith(_PNG_END):
+        _open(data, path).load()
+    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    if pixels is None:
+        _open(data, path).load()
+        raise FileFault(path, "cannot be decoded; the PNG is damaged")
+    return pixels
+
+
+def _ids_from_colours(bgr: np.ndarray) -> np.ndarray:
+    code = cv2.COLOR_BGRA2RGBA if bgr.shape[2] == 4 else cv2.COLOR_BGR2RGBA
+    ids = cv2.cvtColor(bgr, code).view("<u4")[..., 0]
+    return np.bitwise_and(ids, ID_LIMIT - 1, out=ids).view(np.int32)
+
+
+def _readings(data: bytes, bits: int, colour: int, path: str | os.PathLike) -> Iterator[np.ndarray]:
+    """What an unusual PNG may mean, the likeliest first."""
+    if colour == _PALETTE:
+        image = _open(data, path)
+        yield _ids_from_colours(np.array(image.convert("RGB"))[..., ::-1].copy())
+        yield np.array(image).astype(np.int32)
+        return
+    pixels = _decode_png(data, path).astype(np.int32)
+    if colour in (_RGB, _RGBA):
+        scale = 257 if pixels[..., :3].max(initial=0) > 255 else 1
+        if (pixels[..., :3] % scale).any():
+            raise FileFault(path, "16-bit colours that are no 8-bit values; write ids as 8-bit RGB")
+        yield _ids_from_colours((pixels // scale).astype(np.uint8))
+        return
+    grey = pixels if pixels.ndim == 2 else pixels[..., 0]
+    if bits < 8:
+        grey = grey // (255 // ((1 << bits) - 1))
+    yield grey
+    if bits == 8:
+        yield grey * 65793
