@@ -93,13 +93,37 @@ def postprocess_panoptic(
                 f"the semantic map is {tuple(semantic.shape)} but the result {tuple(ids.shape)}; give class indices at "
                 "the size of the result, or class logits"
             )
-        num_classes = int(semantic.max()) + 1
     else:
-        semantic = torch.empty_like(ids)
-        num_classes = semantic_logits.shape[0]
-        for rows, logits in _upsampled_tiles(semantic_logits, tuple(ids.shape)):
-            semantic[rows] = logits.argmax(0)
-    num_ids = max(mask_logits.shape[0], void_id + 1)
+        semantic = semantic_from_logits(semantic_logits, size=tuple(ids.shape))
+    return assign_classes(ids, semantic, void_id=void_id, stuff_ids=stuff_ids, ignore_void_votes=ignore_void_votes)
+
+
+def semantic_from_logits(
+    semantic_logits: Float[Tensor, "classes+1 rows columns"], *, size: tuple[int, int] | None = None
+) -> Int[Tensor, "height width"]:
+    """The class index of each pixel: arg max of the logits, resized to `size` like mask logits (0 is void)."""
+    size = _checked_size(semantic_logits, size)
+    semantic = torch.empty(size, dtype=torch.int64, device=semantic_logits.device)
+    for rows, logits in _upsampled_tiles(semantic_logits, size):
+        semantic[rows] = logits.argmax(0)
+    return semantic
+
+
+def assign_classes(
+    ids: Int[Tensor, "height width"],
+    semantic: Int[Tensor, "height width"],
+    *,
+    void_id: int = 0,
+    stuff_ids: Collection[int] = (),
+    ignore_void_votes: bool = True,
+) -> tuple[Int[Tensor, "height width"], dict[int, int]]:
+    """The majority vote and the merging of equal stuff, the second half of `postprocess_panoptic`.
+
+    Args:
+        ids: segment ids, `void_id` where there is no segment.
+        semantic: class indices, 0 is void.
+    """
+    num_ids, num_classes = max(int(ids.max()), void_id) + 1, int(semantic.max()) + 1
     votes = torch.bincount((ids * num_classes + semantic).flatten(), minlength=num_ids * num_classes)
     votes = votes.view(num_ids, num_classes)
     votes[void_id] = 0
