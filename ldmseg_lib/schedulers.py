@@ -42,6 +42,11 @@ class NoiseSchedule:
         signal, sigma = self._levels(timesteps)
         return signal * clean + sigma * noise
 
+    def renoise(self, noisy: Latents, noise: Latents, timestep: int, later: int) -> Latents:
+        """z at the noisier timestep `later` from z at `timestep`, by the forward process between the two."""
+        ratio = self.alphas_cumprod[later] / self.alphas_cumprod[timestep]
+        return ratio.sqrt() * noisy + (1 - ratio).sqrt() * noise
+
     def target(self, clean: Latents, noise: Latents, timesteps: Timesteps) -> Latents:
         """What the network should say: the noise, z_0, or v = sqrt(abar) eps - sqrt(1 - abar) z_0."""
         if self.prediction_type == "epsilon":

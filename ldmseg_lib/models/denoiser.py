@@ -1,0 +1,136 @@
+"""The denoiser: Stable Diffusion's UNet on [noisy mask latents | image latents | self-condition], told its task.
+
+One learnable token per task goes through the cross-attention (supplement A, "Multi-Task Setup"). The supplement says
+that it has 786 dimensions; Stable Diffusion v1.4's cross-attention has 768, which is what is used here.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from diffusers import UNet2DConditionModel
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_utils import ModelMixin
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from ..errors import InputError
+from ..profiles import Profile
+from .image_encoders import load_pretrained
+
+
+class Denoiser(ModelMixin, ConfigMixin):
+    """A UNet with one token per task.
+
+    Args:
+        unet_config: configuration of the UNet2DConditionModel, its in_channels being
+            latent_channels + image_channels + latent_channels.
+        tasks: names of the tasks, in the order of their tokens.
+        latent_channels: channels of the mask latents.
+        image_channels: channels of the image latents.
+    """
+
+    config_name = "config.json"
+
+    @register_to_config
+    def __init__(
+        self, *, unet_config: dict[str, Any], tasks: Sequence[str], latent_channels: int, image_channels: int
+    ) -> None:
+        super().__init__()
+        self.unet = UNet2DConditionModel.from_config(unet_config)
+        self.task_tokens = nn.Embedding(len(tasks), self.unet.config.cross_attention_dim)
+        nn.init.normal_(self.task_tokens.weight, std=1.0)
+
+    def task_ids(self, tasks: Sequence[str]) -> Int[Tensor, "tasks"]:  # noqa: F821
+        """The token numbers of `tasks`.
+
+        Raises:
+            InputError: a task that this model was not trained for; the message names those it knows.
+        """
+        known = list(self.config.tasks)
+        unknown = [task for task in tasks if task not in known]
+        if unknown:
+            raise InputError(f"this model knows no task {unknown[0]!r}; it was trained for {', '.join(known)}")
+        return torch.tensor([known.index(task) for task in tasks], device=self.device)
+
+    def forward(
+        self,
+        noisy: Float[Tensor, "batch latent_channels height width"],
+        image_latents: Float[Tensor, "batch image_channels height width"],
+        self_condition: Float[Tensor, "batch latent_channels height width"],
+        timesteps: Int[Tensor, "batch"],  # noqa: F821
+        task_ids: Int[Tensor, "batch"],  # noqa: F821
+    ) -> Float[Tensor, "batch latent_channels height width"]:
+        """The prediction at z_t: noise, z_0 or v, as the model was trained.
+
+        Args:
+            noisy: z_t.
+            image_latents: features of the image at the latents' size.
+            self_condition: an earlier estimate of z_0, or zeros.
+            timesteps: 0..999.
+            task_ids: numbers from `task_ids`.
+        """
+        x = torch.cat([noisy, image_latents, self_condition], dim=1)
+        return self.unet(x, timesteps, encoder_hidden_states=self.task_tokens(task_ids)[:, None]).sample
+
+
+def _widened_unet(unet: UNet2DConditionModel, in_channels: int) -> UNet2DConditionModel:
+    """`unet` with input channels appended whose weights are zero, so that at first it does what it did before."""
+    old = unet.conv_in
+    new = nn.Conv2d(in_channels, old.out_channels, old.kernel_size, old.stride, old.padding)
+    with torch.no_grad():
+        new.weight.zero_()
+        new.weight[:, : old.in_channels] = old.weight
+        new.bias.copy_(old.bias)
+    unet.conv_in = new
+    unet.register_to_config(in_channels=in_channels)
+    return unet
+
+
+def _small_unet_config(profile: Profile, in_channels: int) -> dict[str, Any]:
+    settings = profile.denoiser
+    down = ["CrossAttnDownBlock2D" if here else "DownBlock2D" for here in settings.attention]
+    up = ["CrossAttnUpBlock2D" if here else "UpBlock2D" for here in reversed(settings.attention)]
+    return {
+        "sample_size": profile.data.image_size // 2 ** (len(profile.autoencoder.channels) - 1),
+        "in_channels": in_channels,
+        "out_channels": profile.autoencoder.latent_channels,
+        "down_block_types": down,
+        "up_block_types": up,
+        "block_out_channels": list(settings.channels),
+        "layers_per_block": settings.layers_per_block,
+        "cross_attention_dim": settings.task_dim,
+        # diffusers calls the number of heads `attention_head_dim` when `num_attention_heads` is absent
+        "attention_head_dim": [max(1, width // settings.head_dim) for width in settings.channels],
+    }
+
+
+def build_denoiser(
+    profile: Profile, *, image_channels: int | None = None, tasks: Sequence[str] | None = None
+) -> Denoiser:
+    """The profile's denoiser: Stable Diffusion's UNet with zero columns for the new channels, or a small random one.
+
+    Args:
+        profile: `denoiser` gives the shape or the checkpoint, `diffusion.tasks` the tokens.
+        image_channels: channels of the image latents; as the profile's image encoder by default.
+        tasks: task names instead of the profile's.
+    """
+    latent_channels = profile.autoencoder.latent_channels
+    image_channels = image_channels or profile.image_encoder.out_channels
+    tasks = list(tasks or profile.diffusion.tasks)
+    in_channels = latent_channels + image_channels + latent_channels
+    shape = {"tasks": tasks, "latent_channels": latent_channels, "image_channels": image_channels}
+    if profile.denoiser.pretrained is None:
+        denoiser = Denoiser(unet_config=_small_unet_config(profile, in_channels), **shape)
+    else:
+        unet = load_pretrained(
+            UNet2DConditionModel, profile.denoiser.pretrained, subfolder="unet", key="denoiser.pretrained"
+        )
+        unet = _widened_unet(unet, in_channels)
+        config = {key: value for key, value in unet.config.items() if not key.startswith("_")}
+        with torch.device("meta"):
+            denoiser = Denoiser(unet_config=config, **shape)
+        denoiser.unet = unet
+        denoiser.task_tokens = nn.Embedding(len(tasks), unet.config.cross_attention_dim)
+    denoiser.unet.time_embedding.requires_grad_(profile.denoiser.train_time_embedding)
+    return denoiser

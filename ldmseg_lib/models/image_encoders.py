@@ -1,0 +1,208 @@
+"""Image encoders: photographs to the feature maps that condition the denoiser. One interface for all.
+
+`encoder(images, size)` takes RGB in [0, 1] and returns [batch, encoder.out_channels, *size], where size is that of the
+mask latents. `encoder.trainable` says whether it learns along with the denoiser.
+"""
+
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_utils import ModelMixin
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import Dinov2Config, Dinov2Model
+
+from ..errors import InputError
+from ..profiles import Profile
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+Images = Float[Tensor, "batch 3 height width"]
+Features = Float[Tensor, "batch channels rows columns"]
+
+
+def _resized(features: Tensor, size: tuple[int, int]) -> Tensor:
+    if tuple(features.shape[-2:]) == tuple(size):
+        return features
+    return F.interpolate(features, size=size, mode="bilinear", align_corners=False)
+
+
+class _ResidualBlock(nn.Module):
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.GroupNorm(8, channels),
+            nn.SiLU(),
+            nn.Conv2d(channels, channels, 3, padding=1),
+            nn.GroupNorm(8, channels),
+            nn.SiLU(),
+            nn.Conv2d(channels, channels, 3, padding=1),
+        )
+
+    def forward(self, x: Features) -> Features:
+        return x + self.layers(x)
+
+
+class SmallImageEncoder(ModelMixin, ConfigMixin):
+    """A small convolutional encoder, trained with the denoiser: for the embedded scenes, where no weights exist.
+
+    Args:
+        channels: widths, multiples of 8; each after the first halves the resolution.
+        out_channels: channels of the feature map.
+    """
+
+    config_name = "config.json"
+
+    @register_to_config
+    def __init__(self, *, channels: tuple[int, ...] = (32, 64, 128), out_channels: int = 64) -> None:
+        super().__init__()
+        layers: list[nn.Module] = [nn.Conv2d(3, channels[0], 3, padding=1), _ResidualBlock(channels[0])]
+        for narrow, wide in zip(channels[:-1], channels[1:], strict=True):
+            layers += [nn.Conv2d(narrow, wide, 3, stride=2, padding=1), _ResidualBlock(wide)]
+        layers += [nn.GroupNorm(8, channels[-1]), nn.SiLU(), nn.Conv2d(channels[-1], out_channels, 1)]
+        self.layers = nn.Sequential(*layers)
+        self.out_channels = out_channels
+        self.trainable = True
+
+    def forward(self, images: Images, size: tuple[int, int]) -> Features:
+        """Features of RGB images in [0, 1] at `size`."""
+        return _resized(self.layers(images * 2 - 1), size)
+
+
+class SDVAEImageEncoder(ModelMixin, ConfigMixin):
+    """Stable Diffusion's VAE encoder: the posterior mean of 2I - 1, scaled by 0.18215 (method section 4). Frozen.
+
+    Args:
+        vae_config: configuration of the AutoencoderKL; its decoder is not kept.
+    """
+
+    config_name = "config.json"
+
+    @register_to_config
+    def __init__(self, *, vae_config: dict[str, Any] | None = None) -> None:
+        super().__init__()
+        vae = AutoencoderKL.from_config(vae_config or {})
+        self.encoder, self.quant_conv = vae.encoder, vae.quant_conv
+        self.scaling_factor = vae.config.scaling_factor
+        self.out_channels = vae.config.latent_channels
+        self.trainable = False
+        self.requires_grad_(False)
+
+    @classmethod
+    def from_vae(cls, vae: AutoencoderKL) -> "SDVAEImageEncoder":
+        """The encoder half of `vae`, its weights shared."""
+        config = {key: value for key, value in vae.config.items() if not key.startswith("_")}
+        encoder = cls(vae_config=config)
+        encoder.encoder, encoder.quant_conv = vae.encoder, vae.quant_conv
+        return encoder.requires_grad_(False).eval()
+
+    def forward(self, images: Images, size: tuple[int, int]) -> Features:
+        """Scaled latent means of RGB images in [0, 1] at `size`."""
+        moments = self.encoder(images * 2 - 1)
+        if self.quant_conv is not None:
+            moments = self.quant_conv(moments)
+        return _resized(moments.chunk(2, dim=1)[0] * self.scaling_factor, size)
+
+
+class ViTImageEncoder(ModelMixin, ConfigMixin):
+    """Patch tokens of a DINOv2 vision transformer, projected to `out_channels` (method section 4).
+
+    The paper names ViT-B/14 with DINOv2 weights and not how it is wired; here: the hidden state `layer`, the model's
+    final LayerNorm, a learned 1x1 projection, bilinear resizing to the latents' grid. The backbone is frozen unless
+    `train_backbone`; the projection always learns.
+
+    Args:
+        backbone_config: configuration of transformers' Dinov2Model.
+        out_channels: width of the projection.
+        input_size: side in pixels to which images are resized, a multiple of the patch size.
+        layer: index into the hidden states; -1 is the last.
+        train_backbone: let the transformer learn too.
+    """
+
+    config_name = "config.json"
+
+    @register_to_config
+    def __init__(
+        self,
+        *,
+        backbone_config: dict[str, Any] | None = None,
+        out_channels: int = 4,
+        input_size: int = 518,
+        layer: int = -1,
+        train_backbone: bool = False,
+    ) -> None:
+        super().__init__()
+        settings = Dinov2Config(**(backbone_config or {}))
+        if input_size % settings.patch_size:
+            raise InputError(
+                f"image_encoder.input_size {input_size} is no multiple of the ViT's patch size {settings.patch_size}"
+            )
+        self.backbone = Dinov2Model(settings)
+        # the mask token serves only masked training; without gradient it must not count as trainable
+        self.backbone.requires_grad_(train_backbone)
+        self.backbone.embeddings.mask_token.requires_grad_(False)
+        self.projection = nn.Conv2d(settings.hidden_size, out_channels, 1)
+        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN)[:, None, None], persistent=False)
+        self.register_buffer("std", torch.tensor(IMAGENET_STD)[:, None, None], persistent=False)
+        self.out_channels = out_channels
+        self.trainable = True
+
+    @classmethod
+    def from_backbone(cls, backbone: Dinov2Model, **settings: Any) -> "ViTImageEncoder":
+        """The encoder around a loaded `backbone`; `settings` as in the constructor."""
+        encoder = cls(backbone_config=backbone.config.to_diff_dict(), **settings)
+        encoder.backbone.load_state_dict(backbone.state_dict())
+        return encoder
+
+    def forward(self, images: Images, size: tuple[int, int]) -> Features:
+        """Projected patch features of RGB images in [0, 1] at `size`."""
+        side = self.config.input_size
+        images = F.interpolate(images, size=(side, side), mode="bicubic", align_corners=False, antialias=True)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.config.train_backbone):
+            hidden = self.backbone((images - self.mean) / self.std, output_hidden_states=True).hidden_states
+            tokens = self.backbone.layernorm(hidden[self.config.layer])[:, 1:]
+        rows = side // self.backbone.config.patch_size
+        grid = tokens.transpose(1, 2).unflatten(2, (rows, rows))
+        return _resized(self.projection(grid), size)
+
+
+ImageEncoder = SmallImageEncoder | SDVAEImageEncoder | ViTImageEncoder
+
+
+def build_image_encoder(profile: Profile) -> ImageEncoder:
+    """The profile's image encoder; weights come from `image_encoder.pretrained`, where it names any.
+
+    Raises:
+        InputError: weights that are neither on disk nor to be fetched; the message says how to point to them.
+    """
+    settings = profile.image_encoder
+    if settings.kind == "small":
+        return SmallImageEncoder(channels=settings.channels or (32, 64, 128), out_channels=settings.out_channels)
+    if settings.pretrained is None:
+        raise InputError(f"image_encoder.kind {settings.kind!r} needs weights: set image_encoder.pretrained to their folder")
+    if settings.kind == "sd_vae":
+        vae = load_pretrained(AutoencoderKL, settings.pretrained, subfolder="vae", key="image_encoder.pretrained")
+        return SDVAEImageEncoder.from_vae(vae)
+    backbone = load_pretrained(Dinov2Model, settings.pretrained, key="image_encoder.pretrained")
+    return ViTImageEncoder.from_backbone(
+        backbone,
+        out_channels=settings.out_channels,
+        input_size=settings.input_size or backbone.config.image_size,
+        layer=-1 if settings.layer is None else settings.layer,
+        train_backbone=settings.trainable,
+    )
+
+
+def load_pretrained(kind: Any, source: str, *, key: str, subfolder: str = "") -> Any:
+    """`kind.from_pretrained(source)`, safetensors only, with an error that says where the weights are looked for."""
+    try:
+        return kind.from_pretrained(source, subfolder=subfolder, use_safetensors=True)
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(
+            f"{kind.__name__} weights were not found at {source!r} ({reason}); download them with"
+            f" `hf download {source}` (HF_HOME names the cache), or set {key} to a folder that holds them"
+        ) from error

@@ -1,0 +1,98 @@
+"""The sampling loop, once: for segmentation, for inpainting and for every sampler."""
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from .errors import InputError
+from .models.denoiser import Denoiser
+from .randomness import torch_generator
+from .schedulers import NoiseSchedule, build_sampler
+
+Latents = Float[Tensor, "batch channels height width"]
+
+
+class Constraint(Protocol):
+    """What holds the known part of a sample in place (see `ldmseg_lib.inpainting`)."""
+
+    def clean(self, estimate: Latents) -> Latents:
+        """An estimate of z_0 with the known cells as they are."""
+
+    def noisy(self, sample: Latents, timestep: int | None) -> Latents:
+        """z_t with the known cells at that noise level; None is the end, where they are clean."""
+
+
+def initial_noise(shape: tuple[int, ...], generators: Sequence[torch.Generator]) -> Latents:
+    """Standard normal latents [len(generators), *shape], each sample from its own CPU generator."""
+    return torch.stack([torch.randn(shape, generator=generator) for generator in generators])
+
+
+def branch(generators: Sequence[torch.Generator], *purpose: int | str) -> list[torch.Generator]:
+    """For each generator a new one for `purpose`; what is drawn for one purpose does not shift another."""
+    return [torch_generator(generator.initial_seed(), *purpose) for generator in generators]
+
+
+@torch.no_grad()
+def sample_latents(
+    denoiser: Denoiser,
+    image_latents: Float[Tensor, "batch image_channels height width"],
+    task_ids: Int[Tensor, "batch"],  # noqa: F821
+    generators: Sequence[torch.Generator],
+    *,
+    prediction_type: str,
+    sampler: str = "ddim",
+    num_inference_steps: int = 50,
+    constraint: Constraint | None = None,
+    resamplings: int = 1,
+    callback: Callable[[int, int], None] | None = None,
+    on_estimate: Callable[[int, Latents], None] | None = None,
+) -> Latents:
+    """Samples of z_0, float32, after `num_inference_steps` denoising steps.
+
+    The self-condition is zero at first, then the step before's estimate of z_0. The last step returns that estimate.
+
+    Args:
+        denoiser: the network.
+        image_latents: the condition of each sample.
+        task_ids: the task of each sample.
+        generators: one CPU generator a sample, so that samples do not depend on the batch they are in.
+        prediction_type: what the network predicts.
+        sampler: "ddim", "ddpm", "dpmsolver++" or "unipc".
+        num_inference_steps: denoising steps.
+        constraint: holds known cells in place.
+        resamplings: how often each step is done, going back up in between (RePaint); 1 is the plain loop.
+        callback: called before each step with (steps done, steps in all); may raise to cancel.
+        on_estimate: called after each step with (step, z_0 estimate).
+    """
+    if resamplings > 1 and sampler not in ("ddim", "ddpm"):
+        raise InputError(f"resampling goes back up in noise, which {sampler!r} cannot: it builds on its last steps; use ddim")
+    schedule, scheduler = NoiseSchedule(prediction_type), build_sampler(sampler, prediction_type)
+    scheduler.set_timesteps(num_inference_steps)
+    timesteps = [int(t) for t in scheduler.timesteps]
+    shape = (denoiser.config.latent_channels, *image_latents.shape[-2:])
+    device = image_latents.device
+    z = initial_noise(shape, generators).to(device)
+    estimate = torch.zeros_like(z)
+    for step, t in enumerate(timesteps):
+        following = timesteps[step + 1] if step + 1 < len(timesteps) else None
+        for repeat in range(resamplings if following is not None else 1):
+            if callback is not None:
+                callback(step, len(timesteps))
+            if constraint is not None:
+                z = constraint.noisy(z, t)
+            batch_t = torch.full((len(z),), t, device=device)
+            prediction = denoiser(z, image_latents, estimate, batch_t, task_ids).float()
+            estimate = schedule.predicted_clean(prediction, z, batch_t)
+            if constraint is not None:
+                estimate = constraint.clean(estimate)
+            if on_estimate is not None:
+                on_estimate(step, estimate)
+            if following is None:
+                return estimate
+            z = scheduler.step(prediction, t, z, generator=list(generators)).prev_sample
+            if repeat + 1 < resamplings:
+                z = schedule.renoise(z, initial_noise(shape, generators).to(device), following, t)
+    return estimate

@@ -1,0 +1,108 @@
+"""Training the mask autoencoder: cross-entropy + BCE + Dice at sampled points (method sections 2.4, 2.5)."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from ..data.panoptic import PanopticDataset, collate
+from ..losses import point_cross_entropy, point_mask_losses, segment_index
+from ..models.autoencoder import MaskAutoencoder, build_autoencoder
+from ..profiles import Profile
+from ..randomness import torch_generator
+from .loop import TrainingRecord, train
+
+
+class AutoencoderObjective(nn.Module):
+    """Reconstruction of id maps: at random an image's instance map (ids permuted) or its semantic map (ids fixed).
+
+    Args:
+        autoencoder: learns.
+        num_points: sampled points of each loss.
+        semantic_fraction: share of the samples whose target is the semantic map.
+        seed: of the choice, the bottleneck's noise and the points, each drawn per (image, visit).
+    """
+
+    def __init__(
+        self, autoencoder: MaskAutoencoder, *, num_points: int, semantic_fraction: float = 0.0, seed: int = 0
+    ) -> None:
+        super().__init__()
+        self.trained = nn.ModuleDict({"autoencoder": autoencoder})
+        self.num_points, self.semantic_fraction, self.seed = num_points, semantic_fraction, seed
+
+    def _generators(self, batch: Mapping[str, Any], purpose: str) -> list[torch.Generator]:
+        keys = zip(batch["image_id"], batch["visit"], strict=True)
+        return [torch_generator(self.seed, purpose, image_id, visit) for image_id, visit in keys]
+
+    def target(self, batch: Mapping[str, Any]) -> Tensor:
+        """The id map that each sample is to reproduce, [batch, height, width]."""
+        draws = torch.stack([torch.rand((), generator=g) for g in self._generators(batch, "map")])
+        semantic = (draws < self.semantic_fraction).to(batch["ids"].device)
+        return torch.where(semantic[:, None, None], batch["semantic"], batch["ids"])
+
+    def normalisers(self, batch: Mapping[str, Any]) -> dict[str, float]:
+        """Images, and segments of their targets."""
+        return {"images": len(batch["ids"]), "segments": len(segment_index(self.target(batch))[0])}
+
+    def forward(self, batch: Mapping[str, Any], totals: Mapping[str, float]) -> dict[str, Tensor]:
+        """Loss terms of a batch; the decoder sees a sample of the latent distribution."""
+        autoencoder, target = self.trained["autoencoder"], self.target(batch)
+        distribution = autoencoder.encode(target)
+        generators = self._generators(batch, "bottleneck")
+        noise = torch.stack([torch.randn(distribution.mean.shape[1:], generator=g) for g in generators])
+        logits = autoencoder.decode(distribution.sample(noise.to(distribution.mean)))
+        generators = self._generators(batch, "points")
+        settings = {"num_points": self.num_points, "generators": generators}
+        cross_entropy = point_cross_entropy(logits, target, **settings).sum() / totals["images"]
+        bce, dice = (term / max(1.0, totals["segments"]) for term in point_mask_losses(logits, target, **settings))
+        return {"loss": cross_entropy + bce + dice, "cross_entropy": cross_entropy, "bce": bce, "dice": dice}
+
+
+@torch.no_grad()
+def measure_latent_std(autoencoder: MaskAutoencoder, dataset: PanopticDataset, *, images: int = 512) -> float:
+    """Standard deviation over all elements of the unscaled latents of the first `images` id maps."""
+    device, total, squares, count = autoencoder.device, 0.0, 0.0, 0
+    for start in range(0, min(images, len(dataset)), 32):
+        batch = collate([dataset[i] for i in range(start, min(start + 32, images, len(dataset)))])
+        mean = autoencoder.encode(batch["ids"].to(device)).mean.double()
+        total, squares, count = total + mean.sum().item(), squares + mean.square().sum().item(), count + mean.numel()
+    return (squares / count - (total / count) ** 2) ** 0.5
+
+
+def train_autoencoder(
+    profile: Profile,
+    dataset: Dataset,
+    folder: str | Path,
+    *,
+    seed: int = 0,
+    on_log: Callable[[Mapping[str, float]], None] | None = None,
+) -> tuple[MaskAutoencoder, TrainingRecord]:
+    """Train the profile's autoencoder on `dataset` and save it to `folder`/autoencoder.
+
+    Its latent scale is the profile's, or else 1 / std of the training latents, which then have unit variance.
+    """
+    settings = profile.autoencoder
+    torch.manual_seed(seed)
+    autoencoder = build_autoencoder(profile)
+    objective = AutoencoderObjective(
+        autoencoder, num_points=settings.num_points, semantic_fraction=settings.semantic_fraction, seed=seed
+    )
+    record, _ = train(
+        objective,
+        dataset,
+        settings.training,
+        folder,
+        seed=seed,
+        collate=collate,
+        workers=profile.data.workers,
+        title="mask autoencoder",
+        on_log=on_log,
+    )
+    autoencoder.eval()
+    if settings.latent_scale is None:
+        autoencoder.register_to_config(latent_scale=1 / measure_latent_std(autoencoder, dataset))
+    autoencoder.save_pretrained(Path(folder) / "autoencoder")
+    return autoencoder, record

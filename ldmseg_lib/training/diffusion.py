@@ -1,0 +1,205 @@
+"""Training the latent diffusion model: the weighted squared error of the denoiser's prediction (method section 3)."""
+
+import copy
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers.training_utils import EMAModel
+from torch import Tensor, nn
+
+from ..data.panoptic import PanopticDataset, collate
+from ..errors import InputError
+from ..losses import denoising_loss
+from ..models.autoencoder import MaskAutoencoder
+from ..models.denoiser import Denoiser, build_denoiser
+from ..models.image_encoders import ImageEncoder, build_image_encoder
+from ..pipeline import LDMSegPipeline
+from ..profiles import DiffusionProfile, Profile
+from ..randomness import torch_generator
+from ..schedulers import NoiseSchedule
+from ..tasks import get_tasks, known_cells
+from .loop import TrainingRecord, train
+
+
+class DiffusionObjective(nn.Module):
+    """Denoising of mask latents given the image, the task of each sample drawn from a mixture.
+
+    Args:
+        denoiser: learns.
+        image_encoder: learns if it is trainable.
+        autoencoders: frozen, by the names that tasks use ("mask", "depth").
+        settings: tasks and their shares, prediction type, loss weight, self-conditioning.
+        seed: of everything drawn, per (image, visit): task, timestep, self-conditioning, noise.
+    """
+
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        image_encoder: ImageEncoder,
+        autoencoders: Mapping[str, MaskAutoencoder],
+        settings: DiffusionProfile,
+        *,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.trained = nn.ModuleDict({"denoiser": denoiser})
+        self.frozen = nn.ModuleDict(dict(autoencoders)).requires_grad_(False).eval()
+        (self.trained if image_encoder.trainable else self.frozen)["image_encoder"] = image_encoder
+        self.tasks = get_tasks(settings.tasks)
+        missing = [task.name for task in self.tasks if task.autoencoder not in autoencoders]
+        if missing:
+            raise InputError(f"the task {missing[0]!r} has no autoencoder here; train it first")
+        self.shares = torch.tensor(list(settings.tasks.values())).cumsum(0) / sum(settings.tasks.values())
+        self.settings, self.seed = settings, seed
+        self.schedule = NoiseSchedule(settings.prediction_type)
+
+    def train(self, mode: bool = True) -> "DiffusionObjective":
+        super().train(mode)
+        self.frozen.eval()
+        return self
+
+    def normalisers(self, batch: Mapping[str, Any]) -> dict[str, float]:
+        """Images: the loss is a mean over samples and all their latent elements."""
+        return {"images": len(batch["image"])}
+
+    def _draws(self, batch: Mapping[str, Any], shape: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Task numbers, timesteps, which samples are self-conditioned, and noise, from the samples' own streams."""
+        tasks, timesteps, chosen, noise = [], [], [], []
+        for image_id, visit in zip(batch["image_id"], batch["visit"], strict=True):
+            generator = torch_generator(self.seed, "diffusion", image_id, visit)
+            task, coin = torch.rand(2, generator=generator)
+            tasks.append(int(torch.searchsorted(self.shares, task).clamp(max=len(self.tasks) - 1)))
+            chosen.append(bool(coin < self.settings.self_condition_probability))
+            timesteps.append(int(torch.randint(1000, (), generator=generator)))
+            noise.append(torch.randn(shape, generator=generator))
+        return torch.tensor(tasks), torch.tensor(timesteps), torch.tensor(chosen), torch.stack(noise)
+
+    @torch.no_grad()
+    def _targets(self, batch: Mapping[str, Any], tasks: Tensor) -> tuple[Tensor, Tensor]:
+        """Clean latents and known cells of each sample's own task."""
+        latents: list[Tensor] = [torch.empty(0)] * len(tasks)
+        known: list[Tensor] = list(latents)
+        for number, task in enumerate(self.tasks):
+            rows = (tasks == number).nonzero()[:, 0].tolist()
+            if rows:
+                autoencoder = self.frozen[task.autoencoder]
+                target = task.target(batch)[rows]
+                for row, z, k in zip(
+                    rows, autoencoder.to_latents(target).float(), known_cells(target, autoencoder.factor), strict=True
+                ):
+                    latents[row], known[row] = z, k
+        return torch.stack(latents), torch.stack(known)
+
+    def forward(self, batch: Mapping[str, Any], totals: Mapping[str, float]) -> dict[str, Tensor]:
+        """The loss of a batch (method section 3.3)."""
+        denoiser = self.trained["denoiser"]
+        encoder = self.trained["image_encoder"] if "image_encoder" in self.trained else self.frozen["image_encoder"]
+        device = batch["image"].device
+        side = batch["image"].shape[-1] // self.frozen["mask"].factor
+        shape = (denoiser.config.latent_channels, side, side)
+        tasks, timesteps, chosen, noise = self._draws(batch, shape)
+        clean, known = self._targets(batch, tasks)
+        tasks, timesteps, noise = tasks.to(device), timesteps.to(device), noise.to(device)
+        noisy = self.schedule.add_noise(clean, noise, timesteps)
+        image_latents = encoder(batch["image"], (side, side))
+        condition = torch.zeros_like(noisy)
+        rows = chosen.nonzero()[:, 0].to(device)
+        if len(rows):
+            with torch.no_grad():
+                first = denoiser(noisy[rows], image_latents[rows], condition[rows], timesteps[rows], tasks[rows])
+                condition[rows] = self.schedule.predicted_clean(first, noisy[rows], timesteps[rows])
+        prediction = denoiser(noisy, image_latents, condition, timesteps, tasks)
+        weight = self.schedule.loss_weight(
+            timesteps, weighting=self.settings.loss_weight, gamma=self.settings.snr_gamma
+        )
+        losses = denoising_loss(prediction, self.schedule.target(clean, noise, timesteps), weight, known)
+        return {"loss": losses.sum() / totals["images"]}
+
+
+def build_pipeline(
+    profile: Profile,
+    dataset: PanopticDataset,
+    *,
+    denoiser: Denoiser,
+    image_encoder: ImageEncoder,
+    autoencoders: Mapping[str, MaskAutoencoder],
+    trained_on_photographs: bool,
+) -> LDMSegPipeline:
+    """A pipeline of these parts with the profile's evaluation settings and the data set's categories."""
+    return LDMSegPipeline(
+        autoencoder=autoencoders["mask"],
+        denoiser=denoiser,
+        image_encoder=image_encoder,
+        depth_autoencoder=autoencoders.get("depth"),
+        image_size=profile.data.image_size,
+        categories=dataset.categories,
+        prediction_type=profile.diffusion.prediction_type,
+        sampler=profile.evaluation.sampler,
+        threshold=profile.evaluation.threshold,
+        min_area=profile.evaluation.min_area,
+        trained_on_photographs=trained_on_photographs,
+    )
+
+
+def train_diffusion(
+    profile: Profile,
+    dataset: PanopticDataset,
+    autoencoders: Mapping[str, MaskAutoencoder],
+    folder: str | Path,
+    *,
+    seed: int = 0,
+    trained_on_photographs: bool = False,
+    on_log: Callable[[Mapping[str, float]], None] | None = None,
+) -> tuple[LDMSegPipeline, TrainingRecord]:
+    """Train the profile's diffusion model and save it as pipelines.
+
+    `folder`/pipeline holds the averaged weights where the profile has an EMA, `folder`/pipeline_last the last step's.
+
+    Returns:
+        The averaged pipeline (the last step's without EMA), and the record of the training.
+    """
+    torch.manual_seed(seed)
+    image_encoder = build_image_encoder(profile)
+    denoiser = build_denoiser(profile, image_channels=image_encoder.out_channels)
+    if profile.diffusion.training.gradient_checkpointing:
+        denoiser.unet.enable_gradient_checkpointing()
+    objective = DiffusionObjective(denoiser, image_encoder, autoencoders, profile.diffusion, seed=seed)
+    record, ema = train(
+        objective,
+        dataset,
+        profile.diffusion.training,
+        folder,
+        seed=seed,
+        collate=collate,
+        workers=profile.data.workers,
+        title="latent diffusion",
+        on_log=on_log,
+    )
+
+    def assembled(source: DiffusionObjective) -> LDMSegPipeline:
+        parts = {**source.frozen, **source.trained}
+        return build_pipeline(
+            profile,
+            dataset,
+            denoiser=parts["denoiser"].eval(),
+            image_encoder=parts["image_encoder"].eval(),
+            autoencoders=autoencoders,
+            trained_on_photographs=trained_on_photographs,
+        )
+
+    if ema is None:
+        pipeline = assembled(objective)
+    else:
+        assembled(objective).save_pretrained(Path(folder) / "pipeline_last")
+        pipeline = assembled(averaged(objective, ema))
+    pipeline.save_pretrained(Path(folder) / "pipeline")
+    return pipeline, record
+
+
+def averaged(objective: DiffusionObjective, ema: EMAModel) -> DiffusionObjective:
+    """A copy of the objective that has the averaged weights."""
+    twin = copy.deepcopy(objective)
+    ema.copy_to(p for p in twin.trained.parameters() if p.requires_grad)
+    return twin

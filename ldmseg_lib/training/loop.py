@@ -1,0 +1,357 @@
+"""The one training loop. What is trained is an objective: a module whose forward pass returns the loss of a batch.
+
+The loop knows nothing of masks or diffusion. It brings: batches that are the same whatever the number of processes,
+accumulation, mixed precision, clipping, warm-up and cosine, EMA, a progress bar, a metrics file, checkpoints and resume.
+"""
+
+import contextlib
+import json
+import math
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from accelerate import Accelerator
+from diffusers.training_utils import EMAModel
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+from tqdm.auto import tqdm
+
+from ..errors import CheckpointError
+from ..files import write_text
+from ..profiles import TrainingProfile
+from ..randomness import torch_generator
+from .checkpoint import (
+    CheckpointFolder,
+    flatten_optimizer,
+    load_part,
+    random_states,
+    restore_optimizer,
+    restore_random_states,
+)
+
+# The exit code of a run that was asked to stop and can go on: EX_TEMPFAIL, which batch systems take as "retry".
+EXIT_RESUMABLE = 75
+# Settings that may change between a run and its continuation without changing the weights.
+_FREE_SETTINGS = {"micro_batch_size", "checkpoint_every", "keep_checkpoints", "log_every", "gradient_checkpointing"}
+
+
+class Objective(Protocol):
+    """What the loop trains: an nn.Module with these methods, and `trained`, the modules that learn."""
+
+    trained: nn.ModuleDict
+
+    def normalisers(self, batch: Mapping[str, Any]) -> dict[str, float]:
+        """What the losses of an effective batch are divided by, this micro-batch's share, from the data alone."""
+
+    def __call__(self, batch: Mapping[str, Any], totals: Mapping[str, float]) -> dict[str, Tensor]:
+        """Terms of this micro-batch, each already divided by the effective batch's totals; "loss" is minimised."""
+
+
+@dataclass(frozen=True)
+class TrainingRecord:
+    """What a finished training was: for result files."""
+
+    steps: int
+    images: int
+    seconds: float  # over all sessions of the run
+    images_per_second: float
+    final_loss: float  # mean over the last log window
+    parameters: int  # that learned
+
+
+class EpochStream:
+    """Batches of (index, visit) for one process: every image once an epoch, a new order each epoch.
+
+    The stream is the concatenation of the epochs' permutations, cut into effective batches; process r of n takes the
+    r-th part of each. A position is a number of steps, so nothing needs to be stored to go on.
+    """
+
+    def __init__(
+        self,
+        length: int,
+        *,
+        batch_size: int,
+        micro_batch_size: int,
+        steps: int,
+        start: int = 0,
+        seed: int = 0,
+        rank: int = 0,
+        processes: int = 1,
+    ) -> None:
+        if batch_size % (processes * micro_batch_size):
+            raise CheckpointError(
+                f"a batch of {batch_size} does not divide into {processes} processes of micro-batches of"
+                f" {micro_batch_size}; change training.batch_size or training.micro_batch_size"
+            )
+        self.length, self.batch_size, self.micro_batch_size = length, batch_size, micro_batch_size
+        self.steps, self.start, self.seed, self.rank, self.processes = steps, start, seed, rank, processes
+
+    def __len__(self) -> int:
+        return (self.steps - self.start) * self.batch_size // (self.processes * self.micro_batch_size)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        orders: dict[int, list[int]] = {}
+        share = self.batch_size // self.processes
+        for step in range(self.start, self.steps):
+            first = step * self.batch_size + self.rank * share
+            places = []
+            for position in range(first, first + share):
+                epoch, place = divmod(position, self.length)
+                if epoch not in orders:
+                    generator = torch_generator(self.seed, "epoch order", epoch)
+                    orders = {**{k: v for k, v in orders.items() if k >= epoch - 1}}
+                    orders[epoch] = torch.randperm(self.length, generator=generator).tolist()
+                places.append((orders[epoch][place], epoch))
+            for cut in range(0, share, self.micro_batch_size):
+                yield places[cut : cut + self.micro_batch_size]
+
+
+def learning_rate(settings: TrainingProfile, step: int) -> float:
+    """Linear warm-up from 0, then a cosine from `learning_rate` to `final_learning_rate` at the last step."""
+    warm = min(1.0, (step + 1) / max(1, settings.warmup_steps))
+    progress = max(0.0, (step - settings.warmup_steps) / max(1, settings.steps - settings.warmup_steps))
+    cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+    return warm * (settings.final_learning_rate + (settings.learning_rate - settings.final_learning_rate) * cosine)
+
+
+def _optimizer(module: nn.Module, settings: TrainingProfile) -> torch.optim.AdamW:
+    learned = [p for p in module.parameters() if p.requires_grad]
+    decayed = [p for p in learned if settings.decay_norms or p.ndim > 1]
+    kept = [p for p in learned if not (settings.decay_norms or p.ndim > 1)]
+    groups = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": kept, "weight_decay": 0.0}]
+    return torch.optim.AdamW([g for g in groups if g["params"]], lr=settings.learning_rate, betas=(0.9, 0.999), fused=True)
+
+
+class MetricsFile:
+    """One JSON object a line; on resume, lines of steps that will be done again are dropped."""
+
+    def __init__(self, path: Path, *, start: int) -> None:
+        self.path = path
+        lines = path.read_text().splitlines() if path.exists() else []
+        kept = []
+        for line in lines:
+            # a killed process can leave half a line
+            with contextlib.suppress(json.JSONDecodeError):
+                kept += [line] if json.loads(line)["step"] <= start else []
+        write_text(path, "".join(f"{line}\n" for line in kept))
+
+    def add(self, values: Mapping[str, float]) -> None:
+        with open(self.path, "a") as file:
+            file.write(json.dumps(values) + "\n")
+
+
+class _StopRequest:
+    """Remembers a SIGTERM (preemption) so that the loop can save before it leaves."""
+
+    def __enter__(self) -> "_StopRequest":
+        self.asked = False
+        with contextlib.suppress(ValueError):  # signals can be handled in the main thread only
+            self.before = signal.signal(signal.SIGTERM, self._ask)
+        return self
+
+    def _ask(self, *_: object) -> None:
+        self.asked = True
+
+    def __exit__(self, *_: object) -> None:
+        with contextlib.suppress(ValueError, AttributeError):
+            signal.signal(signal.SIGTERM, self.before)
+
+
+def train(
+    objective: Objective,
+    dataset: Dataset,
+    settings: TrainingProfile,
+    folder: str | Path,
+    *,
+    seed: int,
+    collate: Callable[[list], dict[str, Any]],
+    workers: int = 0,
+    title: str = "training",
+    on_log: Callable[[Mapping[str, float]], None] | None = None,
+) -> tuple[TrainingRecord, EMAModel | None]:
+    """Train `objective.trained` for `settings.steps` steps, going on from the newest checkpoint in `folder`.
+
+    Args:
+        objective: what is trained; it lies on the training device afterwards, with the final weights.
+        dataset: indexed by (index, visit).
+        settings: the profile's training section.
+        folder: gets checkpoints/ and metrics.jsonl.
+        seed: of the order of the images; the objective has its own.
+        collate: samples to a batch; tensors in it are moved to the device.
+        workers: loader processes.
+        title: shown on the progress bar.
+        on_log: called every `log_every` steps with what goes to metrics.jsonl, on the main process.
+
+    Returns:
+        The record of the training, and the EMA of the trained parameters (None without `ema_decay`).
+
+    Raises:
+        CheckpointError: the folder's checkpoints belong to other settings, or one cannot be written.
+    """
+    folder = Path(folder)
+    precision = {"fp32": "no"}.get(settings.precision, settings.precision)
+    accelerator = Accelerator(mixed_precision=precision)
+    parameters = [p for p in objective.trained.parameters() if p.requires_grad]
+    ema = EMAModel(parameters, decay=settings.ema_decay, foreach=True) if settings.ema_decay else None
+    optimizer = _optimizer(objective.trained, settings)
+    checkpoints = CheckpointFolder(folder / "checkpoints", keep=settings.keep_checkpoints)
+    identity = {"seed": seed, "title": title, "images": len(dataset), **asdict(settings)}
+    state = _resume(checkpoints, identity, objective.trained, optimizer, ema)
+    start, seconds = state["step"], state["seconds"]
+
+    model, optimizer = accelerator.prepare(objective, optimizer)
+    if accelerator.scaler is not None and state.get("scaler"):
+        accelerator.scaler.load_state_dict(state["scaler"])
+    if ema is not None:
+        ema.to(accelerator.device)
+    processes = accelerator.num_processes
+    micro = settings.micro_batch_size or max(1, settings.batch_size // processes)
+    stream = EpochStream(
+        len(dataset),
+        batch_size=settings.batch_size,
+        micro_batch_size=micro,
+        steps=settings.steps,
+        start=start,
+        seed=seed,
+        rank=accelerator.process_index,
+        processes=processes,
+    )
+    # an own generator: the loader would otherwise draw from the global one
+    loader = DataLoader(
+        dataset, batch_sampler=stream, collate_fn=collate, num_workers=workers, generator=torch_generator(seed, "loader")
+    )
+    batches = iter(loader)
+    accumulation = settings.batch_size // (micro * processes)
+    main = accelerator.is_main_process
+    metrics = MetricsFile(folder / "metrics.jsonl", start=start) if main else None
+    window: dict[str, list[Tensor]] = {}
+    last = dict(state.get("last", {}))
+
+    def save(step: int) -> None:
+        if main:
+            parts = {"model": objective.trained.state_dict(), "random": random_states()}
+            parts["optimizer"] = flatten_optimizer(optimizer.optimizer)
+            if ema is not None:
+                parts["ema"] = {str(i): p for i, p in enumerate(ema.shadow_params)}
+            scaler = accelerator.scaler.state_dict() if accelerator.scaler is not None else None
+            checkpoints.save(step, parts, {"identity": identity, "seconds": seconds, "scaler": scaler, "last": last})
+        accelerator.wait_for_everyone()
+
+    model.train()
+    began = window_began = time.perf_counter()
+    before = seconds
+    with (
+        _StopRequest() as stop,
+        tqdm(total=settings.steps, initial=start, desc=title, unit="step", disable=not main, mininterval=1.0) as bar,
+    ):
+        for step in range(start, settings.steps):
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(settings, step)
+            micros = [_to_device(next(batches), accelerator.device) for _ in range(accumulation)]
+            totals = _totals(objective, micros, accelerator)
+            for number, batch in enumerate(micros):
+                last_micro = number == accumulation - 1
+                with contextlib.nullcontext() if last_micro else accelerator.no_sync(model):
+                    terms = model(batch, totals)
+                    # processes average their gradients, but the totals are already those of all
+                    accelerator.backward(terms["loss"] * processes)
+                for name, value in terms.items():
+                    window.setdefault(name, []).append(value.detach())
+            accelerator.clip_grad_norm_(parameters, settings.gradient_clip)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            if ema is not None:
+                ema.step(parameters)
+            done = step + 1
+            seconds = before + time.perf_counter() - began
+            if done % settings.log_every == 0 or done == settings.steps:
+                now = time.perf_counter()
+                steps_in_window = (len(window["loss"])) // accumulation
+                rate = steps_in_window * settings.batch_size / (now - window_began)
+                last = _window_means(window, steps_in_window, accelerator)
+                window, window_began = {}, now
+                if main:
+                    entry = {"step": done, **last, "learning_rate": optimizer.param_groups[0]["lr"], "images_per_second": rate}
+                    metrics.add(entry)
+                    bar.set_postfix(loss=f"{last['loss']:.4f}", images_s=f"{rate:.0f}", refresh=False)
+                    if on_log is not None:
+                        on_log(entry)
+            bar.update()
+            if done % settings.checkpoint_every == 0 or done == settings.steps or stop.asked:
+                save(done)
+            if stop.asked and done < settings.steps:
+                print(f"{title}: asked to stop; saved at step {done}, start again to go on", file=sys.stderr)
+                sys.exit(EXIT_RESUMABLE)
+    accelerator.unwrap_model(model, keep_fp32_wrapper=False)
+    images = settings.steps * settings.batch_size
+    record = TrainingRecord(
+        steps=settings.steps,
+        images=images,
+        seconds=seconds,
+        images_per_second=images / seconds if seconds else 0.0,
+        final_loss=last.get("loss", math.nan),
+        parameters=sum(p.numel() for p in parameters),
+    )
+    return record, ema
+
+
+def _resume(
+    checkpoints: CheckpointFolder,
+    identity: Mapping[str, Any],
+    trained: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    ema: EMAModel | None,
+) -> dict[str, Any]:
+    found = checkpoints.load()
+    if found is None:
+        return {"step": 0, "seconds": 0.0}
+    parts, state = found
+    theirs = state.get("identity", {})
+    differing = [k for k in identity if k not in _FREE_SETTINGS and _plain(identity[k]) != theirs.get(k)]
+    if differing:
+        parts_text = ", ".join(f"{k} is {theirs.get(k)!r} there and {identity[k]!r} here" for k in differing)
+        raise CheckpointError(
+            f"{checkpoints.folder}: its checkpoints belong to another training ({parts_text}); choose another run folder"
+            " or remove this one"
+        )
+    load_part(trained, parts["model"], what=str(checkpoints.folder))
+    restore_optimizer(optimizer, parts["optimizer"])
+    if ema is not None:
+        ema.shadow_params = [parts["ema"][str(i)] for i in range(len(ema.shadow_params))]
+        ema.optimization_step = state["step"]
+    restore_random_states(parts["random"])
+    return state
+
+
+def _plain(value: Any) -> Any:
+    """`value` as it comes back from JSON."""
+    return json.loads(json.dumps(value))
+
+
+def _to_device(batch: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
+    return {k: v.to(device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in batch.items()}
+
+
+def _totals(objective: Objective, micros: list[dict[str, Any]], accelerator: Accelerator) -> dict[str, float]:
+    """The normalisers of the effective batch: summed over its micro-batches and all processes."""
+    shares = [objective.normalisers(batch) for batch in micros]
+    names = list(shares[0])
+    values = torch.tensor([sum(share[name] for share in shares) for name in names], device=accelerator.device)
+    if accelerator.num_processes > 1:
+        values = accelerator.reduce(values, "sum")
+    return dict(zip(names, values.tolist(), strict=True))
+
+
+def _window_means(window: Mapping[str, list[Tensor]], steps: int, accelerator: Accelerator) -> dict[str, float]:
+    """Mean over the window's steps of each term; terms of micro-batches and processes add up to a step's."""
+    names = list(window)
+    values = torch.stack([torch.stack(window[name]).float().sum() / steps for name in names])
+    if accelerator.num_processes > 1:
+        values = accelerator.reduce(values, "sum")
+    return dict(zip(names, values.tolist(), strict=True))
