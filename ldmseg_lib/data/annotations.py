@@ -10,13 +10,14 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from ..errors import DatasetError, InputError
-from ..files import inside, read_json
-from .layout import SplitFiles
+from ..files import read_json
+from .layout import SplitFiles, file_in
 from .pixels import ID_LIMIT
 from .problems import Problem
 
 Unlabelled = Literal["void", "background"]
 _INT_LIMIT = 1 << 62
+_Image = tuple[str, tuple[int, int]]
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Annotations:
     sizes: Int[np.ndarray, "images 2"]
     image_files: np.ndarray
     segment_files: np.ndarray
-    offsets: Int[np.ndarray, " images+1"]
+    offsets: Int[np.ndarray, " bounds"]
     segment_ids: Int[np.ndarray, " segments"]
     category_ids: Int[np.ndarray, " segments"]
     crowd: Bool[np.ndarray, " segments"]
@@ -95,9 +96,11 @@ class _Parser:
         annotated = self.annotations(self.list_of(document, "annotations"), images, {c["id"] for c in categories})
         if not images and not self.problems:
             self.fault("no images")
-        for image_id in images.keys() - annotated.keys():
-            self.fault("the image has no annotation; give it one, with empty segments_info if it has no segments", image_id)
-        rows = [(image_id, images[image_id], annotated[image_id]) for image_id in images if image_id in annotated]
+        for image_id in images:
+            if image_id not in annotated:
+                self.fault("the image has no annotation; give it one, its segments_info empty if need be", image_id)
+        rows = [(image_id, image, annotated[image_id]) for image_id, image in images.items() if image]
+        rows = [row for row in rows if row[2]]
         segments = [segment for _, _, (_, found) in rows for segment in found]
         table = np.array(segments, dtype=np.int64).reshape(-1, 8)
         return Annotations(
@@ -159,17 +162,21 @@ class _Parser:
             self.fault("no categories")
         return list(found.values())
 
-    def images(self, values: Iterator[dict]) -> dict[int, tuple[str, tuple[int, int]]]:
-        found: dict[int, tuple[str, tuple[int, int]]] = {}
+    def images(self, values: Iterator[dict]) -> dict[int, _Image | None]:
+        """The images by id; None stands for a faulty one, so that its annotation is not reported as stray."""
+        found: dict[int, _Image | None] = {}
         names: dict[str, int] = {}
         for value in values:
             image_id, name = value.get("id"), value.get("file_name")
             size = (value.get("height"), value.get("width"))
             if not _is_int(image_id):
                 self.fault(f"image {name!r}: id {image_id!r} must be an integer of at least 0")
-            elif image_id in found:
+                continue
+            if image_id in found:
                 self.fault("two images have this id", image_id)
-            elif not all(_is_int(side) and 0 < side < ID_LIMIT for side in size):
+                continue
+            found[image_id] = None
+            if not all(_is_int(side) and 0 < side < ID_LIMIT for side in size):
                 self.fault(f"height and width must be positive integers, not {size[0]!r} and {size[1]!r}", image_id)
             elif self.good_name(name, self.files.images, image_id):
                 if name in names:
@@ -182,44 +189,39 @@ class _Parser:
         if not isinstance(name, str) or not name or "\0" in name:
             self.fault(f"file_name {name!r} must be the name of a file", image_id)
             return False
-        # a plain name cannot climb; links are judged when the file is read
-        if "/" in name or "\\" in name or name in (".", ".."):
-            try:
-                inside(folder, name)
-            except InputError as error:
-                self.fault(str(error), image_id)
-                return False
+        try:
+            file_in(folder, name)
+        except InputError as error:
+            self.fault(str(error), image_id)
+            return False
         return True
 
     def annotations(
-        self, values: Iterator[dict], images: dict[int, Any], categories: set[int]
-    ) -> dict[int, tuple[str, list[tuple[int, ...]]]]:
-        found: dict[int, tuple[str, list[tuple[int, ...]]]] = {}
+        self, values: Iterator[dict], images: dict[int, _Image | None], categories: set[int]
+    ) -> dict[int, tuple[str, list[tuple[int, ...]]] | None]:
+        """PNG and segments by image id; None stands for a faulty one, so that its image is not said to lack one."""
+        found: dict[int, tuple[str, list[tuple[int, ...]]] | None] = {}
         names: dict[str, int] = {}
-        seen: set[int] = set()
         for value in values:
             image_id, name, segments = value.get("image_id"), value.get("file_name"), value.get("segments_info")
             if not _is_int(image_id):
                 self.fault(f"annotation {name!r}: image_id {image_id!r} must be an integer of at least 0")
                 continue
-            if image_id in seen:
+            if image_id in found:
                 self.fault("two annotations are of this image", image_id)
                 continue
-            seen.add(image_id)
+            found[image_id] = None
             if image_id not in images:
                 self.fault(f"the annotation {name!r} is of an image that the file does not list", image_id)
-            if not self.good_name(name, self.files.panoptic, image_id):
-                continue
-            if name in names:
-                self.fault(f"{name} is also the PNG of image id {names[name]}", image_id)
-            names[name] = image_id
             if not isinstance(segments, list):
                 self.fault("segments_info must be a list", image_id)
-                segments = []
-            found[image_id] = (name, self.segments(segments, image_id, categories))
-        # images whose annotation is faulty are reported once, not as lacking one
-        for image_id in seen - found.keys():
-            images.pop(image_id, None)
+                continue
+            checked = self.segments(segments, image_id, categories)
+            if self.good_name(name, self.files.panoptic, image_id):
+                if name in names:
+                    self.fault(f"{name} is also the PNG of image id {names[name]}", image_id)
+                names[name] = image_id
+                found[image_id] = (name, checked)
         return found
 
     def segments(self, values: list, image_id: int, categories: set[int]) -> list[tuple[int, ...]]:
@@ -261,4 +263,9 @@ def _is_int(value: Any) -> bool:
 
 def _is_count(value: Any) -> bool:
     """Whole numbers also as 12.0, which some exporters write; -1 stands for none."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and value == value // 1 and -1 <= value < _INT_LIMIT
+    return (
+        isinstance(value, int | float)
+        and not isinstance(value, bool)
+        and value == value // 1
+        and -1 <= value < _INT_LIMIT
+    )

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import DatasetError
+from ..files import inside
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,19 @@ def list_splits(root: str | os.PathLike) -> list[str]:
     root = Path(root)
     paths = [*root.glob("panoptic_*.json"), *(root / "annotations").glob("panoptic_*.json")]
     return sorted({path.stem.removeprefix("panoptic_").removesuffix("2017") for path in paths})
+
+
+def file_in(folder: str | os.PathLike, name: str) -> str:
+    """The path of the file that a JSON calls `name`, provided that it stays inside `folder`.
+
+    Raises:
+        InputError: it does not (see `ldmseg_lib.files.inside`).
+    """
+    path = os.path.join(folder, name)
+    # a plain name that is no link cannot leave; resolving every path costs as much as decoding a small image
+    if "/" in name or "\\" in name or name in (".", "..") or os.path.islink(path):
+        return os.fspath(inside(folder, name))
+    return path
 
 
 def _first_folder(*candidates: Path) -> Path:

@@ -7,18 +7,16 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float32, Int, UInt, UInt8, UInt16
+from jaxtyping import Float32, Int, UInt8
 from torch.utils.data import Dataset
 
 from ..errors import DatasetError, InputError
-from ..files import inside
 from ..randomness import numpy_generator
 from . import transforms
-from .annotations import Annotations, Unlabelled, load_annotations
-from .layout import SplitFiles, find_split
-from .pixels import ID_LIMIT, UNKNOWN_DEPTH, read_depth, read_ids, read_image
-from .problems import FileFault, Problem
-from .segment_maps import index_segments
+from .annotations import Unlabelled, load_annotations
+from .layout import find_split
+from .pixels import UNKNOWN_DEPTH
+from .reader import Decoded, FolderReader, SegmentTable
 
 CACHE_BYTES = 512 * 2**20
 """Splits whose decoded samples need less are kept in memory by default."""
@@ -41,27 +39,13 @@ class GroundTruth:
     depth: Float32[np.ndarray, "height width"] | None
 
 
-@dataclass(frozen=True)
-class _Decoded:
-    """What is the same at every visit: pixels after the fixed transforms, areas at the original size."""
-
-    image: UInt8[np.ndarray, "height width 3"]
-    index: UInt[np.ndarray, "height width"]
-    areas: Int[np.ndarray, " segments+1"]
-    depth: UInt16[np.ndarray, "height width"] | None
-
-    def map(self, image, index, depth) -> "_Decoded":
-        """The same segments with `image`, `index` and `depth` (three functions) applied."""
-        return _Decoded(image(self.image), index(self.index), self.areas, None if self.depth is None else depth(self.depth))
-
-
 class PanopticDataset(Dataset):
     """A split of a COCO panoptic folder (see `ldmseg_lib.data.layout` for where its files may lie).
 
     `dataset[i]`, or `dataset[i, visit]` for the i-th image's visit-th appearance (default 0), is a dict:
 
     - `image`: float32 [3, H, W] in [0, 1], RGB
-    - `ids`: int64 [H, W] in 0..num_ids-1, 0 is void; every segment, thing or stuff, has a fresh random id at every visit
+    - `ids`: int64 [H, W] in 0..num_ids-1, 0 is void; every segment, thing or stuff, has a fresh random id at each visit
     - `segments`: list of {id (the one in `ids`), category_id, isthing, iscrowd, area}, those with pixels in `ids`, area
       in pixels of `ids`
     - `semantic`: int64 [H, W], class index 1..C, 0 is void
@@ -79,7 +63,7 @@ class PanopticDataset(Dataset):
         crop_size: side in pixels, at original resolution, of a square crop before the resize: random with `augment`,
             else central; padded with void, black and unknown depth where the image is smaller.
         num_ids: number of ids, void included.
-        augment: training samples (supplement A and the report's 1.2): mirrored with probability 0.5, crowd segments and
+        augment: training samples: mirrored with probability 0.5 (supplement A); crowd segments and
             those under `min_train_area` pixels at original resolution are void, images with nothing else are left out.
         seed: of the ids, mirrors and crops.
         unlabelled: what 0 in the PNGs means: "void" (unknown) or "background" (one stuff segment of an extra category);
@@ -121,21 +105,19 @@ class PanopticDataset(Dataset):
         ):
             if value is not None and value < least:
                 raise InputError(f"{name} is {value}; it must be at least {least}")
-        self.files: SplitFiles = find_split(root, split)
-        self.split = split
+        self.files = find_split(root, split)
+        self.split, self.seed = split, int(seed)
         self.image_size, self.crop_size, self.num_ids = image_size, crop_size, num_ids
-        self.augment, self.seed, self.min_train_area, self.id_order = augment, seed, min_train_area, id_order
-        self._annotations: Annotations = load_annotations(self.files)
-        self.unlabelled: Unlabelled = unlabelled or self._annotations.unlabelled or "void"
-        self.categories: list[dict[str, Any]] = list(self._annotations.categories)
-        if self.unlabelled == "background":
-            self.categories.append(_background(self.categories))
+        self.augment, self.min_train_area, self.id_order = augment, min_train_area, id_order
+        self._reader = FolderReader(self.files, load_annotations(self.files), unlabelled=unlabelled, depth=depth)
+        self._annotations = self._reader.annotations
+        self.unlabelled: Unlabelled = self._reader.unlabelled
+        self.categories: list[dict[str, Any]] = self._reader.categories
         self.class_index: dict[int, int] = {category["id"]: k for k, category in enumerate(self.categories, start=1)}
         self.num_classes: int = len(self.categories)
         self._is_thing: dict[int, int] = {category["id"]: int(category["isthing"]) for category in self.categories}
-        self._depth_scale = self._find_depth() if depth else None
         self._places = self._choose_images(max_images)
-        self._cache: dict[int, _Decoded] | None = {} if self._wants_cache(cache) else None
+        self._cache: dict[int, Decoded] | None = {} if self._wants_cache(cache) else None
 
     @property
     def image_ids(self) -> list[int]:
@@ -149,32 +131,28 @@ class PanopticDataset(Dataset):
         index, visit = key if isinstance(key, tuple) else (key, 0)
         place = self._place(index)
         decoded = self._prepared(place)
-        image_id = int(self._annotations.image_ids[place])
+        stream = (int(self._annotations.image_ids[place]), int(visit))
         if self._crops_at_random:
             corner = transforms.crop_corner(
-                decoded.index.shape, self.crop_size, numpy_generator(self.seed, "crop", image_id, visit)
+                decoded.index.shape, self.crop_size, numpy_generator(self.seed, "crop", *stream)
             )
             decoded = self._resized(self._cropped(decoded, corner))
-        if self.augment and numpy_generator(self.seed, "mirror", image_id, visit).random() < 0.5:
-            decoded = decoded.map(*[lambda array: array[:, ::-1]] * 3)
-        return self._sample(place, decoded, image_id=image_id, visit=visit)
+        if self.augment and numpy_generator(self.seed, "mirror", *stream).random() < 0.5:
+            decoded = decoded.map(transforms.mirror, transforms.mirror, transforms.mirror)
+        return self._sample(place, decoded, stream)
 
     def ground_truth(self, index: int) -> GroundTruth:
         """The image at `index` for evaluation: whole, at its original size, no segment left out."""
         place = self._place(index)
-        decoded = self._decode(place)
-        categories, crowd, segment_ids = self._segment_table(place, len(decoded.areas))
-        annotations = self._annotations
+        decoded = self._reader.read(place)
+        table = self._reader.table(place, len(decoded.areas))
         return GroundTruth(
-            image_id=int(annotations.image_ids[place]),
-            file_name=str(annotations.image_files[place]),
+            image_id=int(self._annotations.image_ids[place]),
+            file_name=str(self._annotations.image_files[place]),
             image=decoded.image,
-            ids=segment_ids[decoded.index],
-            segments=[
-                self._segment(int(segment_ids[k]), int(categories[k]), crowd=bool(crowd[k]), area=int(decoded.areas[k]))
-                for k in range(1, len(segment_ids))
-            ],
-            depth=None if decoded.depth is None else self._inverse_depth(decoded.depth),
+            ids=table.ids[decoded.index],
+            segments=[self._segment(table, k, int(table.ids[k]), decoded.areas) for k in range(1, len(table.ids))],
+            depth=None if decoded.depth is None else self._reader.inverse_depth(decoded.depth),
         )
 
     def _place(self, index: int) -> int:
@@ -190,15 +168,10 @@ class PanopticDataset(Dataset):
             usable = np.concatenate([[0], np.cumsum(~annotations.crowd)])[annotations.offsets]
             places = places[np.diff(usable) > 0]
         if not len(places):
-            raise DatasetError(f"{self.files.annotations}: no image has a segment that is not crowd; nothing to train on")
+            raise DatasetError(
+                f"{self.files.annotations}: no image has a segment that is not crowd; there is nothing to train on"
+            )
         return places[:max_images]
-
-    def _find_depth(self) -> float:
-        if self.files.depth is None:
-            raise DatasetError(f"{self.files.images.parent}: no folder depth/ with the depth PNGs of split {self.split!r}")
-        if self._annotations.depth_scale is None:
-            raise DatasetError(f"{self.files.annotations}: depth needs info.depth_scale, inverse depth of one PNG step")
-        return self._annotations.depth_scale
 
     @property
     def _crops_at_random(self) -> bool:
@@ -210,13 +183,13 @@ class PanopticDataset(Dataset):
         sides = self._annotations.sizes[self._places].astype(np.float64)
         if not self._crops_at_random and (self.image_size or self.crop_size):
             sides[:] = self.image_size or self.crop_size
-        return float(sides.prod(axis=1).sum()) * (4 if self._depth_scale is None else 6) < CACHE_BYTES
+        return float(sides.prod(axis=1).sum()) * (6 if self._reader.depth else 4) < CACHE_BYTES
 
-    def _prepared(self, place: int) -> _Decoded:
+    def _prepared(self, place: int) -> Decoded:
         """The decoded image after the transforms that are the same at every visit."""
         if self._cache is not None and place in self._cache:
             return self._cache[place]
-        decoded = self._decode(place)
+        decoded = self._reader.read(place)
         if not self._crops_at_random:
             if self.crop_size is not None:
                 decoded = self._cropped(decoded, transforms.crop_corner(decoded.index.shape, self.crop_size))
@@ -225,14 +198,14 @@ class PanopticDataset(Dataset):
             self._cache[place] = decoded
         return decoded
 
-    def _cropped(self, decoded: _Decoded, corner: tuple[int, int]) -> _Decoded:
+    def _cropped(self, decoded: Decoded, corner: tuple[int, int]) -> Decoded:
         return decoded.map(
             lambda image: transforms.crop(image, corner, self.crop_size),
             lambda index: transforms.crop(index, corner, self.crop_size),
             lambda depth: transforms.crop(depth, corner, self.crop_size, fill=UNKNOWN_DEPTH),
         )
 
-    def _resized(self, decoded: _Decoded) -> _Decoded:
+    def _resized(self, decoded: Decoded) -> Decoded:
         size = self.image_size
         if size is None:
             return decoded
@@ -242,97 +215,52 @@ class PanopticDataset(Dataset):
             lambda depth: transforms.resize_nearest(depth, size),
         )
 
-    def _decode(self, place: int) -> _Decoded:
-        """The files of an image, and its ids as an index into its segments (the background last)."""
-        annotations, image_id = self._annotations, int(self._annotations.image_ids[place])
-        size = tuple(annotations.sizes[place].tolist())
-        segment_ids = annotations.segment_ids[annotations.segments(place)]
-        png_name = str(annotations.segment_files[place])
-        try:
-            image = read_image(inside(self.files.images, str(annotations.image_files[place])), size)
-            png = inside(self.files.panoptic, png_name)
-            found = index_segments(
-                read_ids(png, size, segment_ids), segment_ids, index_zero=self.unlabelled == "background"
-            )
-            depth = None if self._depth_scale is None else read_depth(inside(self.files.depth, png_name), size)
-        except FileFault as error:
-            raise DatasetError(str(Problem(error.path, error.reason, image_id))) from None
-        except InputError as error:
-            raise DatasetError(str(Problem(os.fspath(self.files.annotations), str(error), image_id))) from None
-        for ids, message in (
-            (found.unknown, "the PNG has this id, but the JSON does not"),
-            (found.absent, "the JSON has this id, but the PNG does not"),
-        ):
-            if len(ids):
-                raise DatasetError(str(Problem(os.fspath(png), message, image_id, int(ids[0]))))
-        return _Decoded(image, found.index, found.areas, depth)
-
-    def _segment_table(self, place: int, areas_length: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Category id, crowd and PNG id of the segments 0 (void) to n, the background last where it has pixels."""
-        annotations, owned = self._annotations, self._annotations.segments(place)
-        categories, segment_ids = np.zeros(areas_length, dtype=np.int64), np.zeros(areas_length, dtype=np.int32)
-        crowd = np.zeros(areas_length, dtype=bool)
-        inner = slice(1, 1 + owned.stop - owned.start)
-        categories[inner], segment_ids[inner], crowd[inner] = (
-            array[owned] for array in (annotations.category_ids, annotations.segment_ids, annotations.crowd)
-        )
-        if areas_length > inner.stop:
-            categories[-1], segment_ids[-1] = self.categories[-1]["id"], _unused_id(segment_ids)
-        return categories, crowd, segment_ids
-
-    def _sample(self, place: int, decoded: _Decoded, *, image_id: int, visit: int) -> dict[str, Any]:
-        categories, crowd, _ = self._segment_table(place, len(decoded.areas))
+    def _sample(self, place: int, decoded: Decoded, stream: tuple[int, int]) -> dict[str, Any]:
+        table = self._reader.table(place, len(decoded.areas))
         visible = np.bincount(decoded.index.ravel(), minlength=len(decoded.areas))
-        labelled = np.ones(len(categories), dtype=bool)
+        labelled = np.ones(len(visible), dtype=bool)
         if self.augment:
-            labelled = ~crowd & (decoded.areas >= self.min_train_area)
+            labelled = ~table.crowd & (decoded.areas >= self.min_train_area)
         labelled[0] = False
         present = labelled & (visible > 0)
         kept = transforms.largest(visible, present, self.num_ids - 1)
-        ids = self._new_ids(decoded.index, np.where(kept, visible, 0), image_id=image_id, visit=visit)
-        classes = np.array([self.class_index.get(category, 0) for category in categories.tolist()], dtype=np.int64)
-        annotations = self._annotations
+        ids = self._new_ids(decoded.index, np.where(kept, visible, 0), stream)
+        classes = np.array([self.class_index.get(category, 0) for category in table.category_ids.tolist()], np.int64)
+        image = np.ascontiguousarray(decoded.image.transpose(2, 0, 1))
+        depth = None if decoded.depth is None else self._reader.inverse_depth(decoded.depth)
         return {
-            "image": torch.from_numpy(np.ascontiguousarray(decoded.image.transpose(2, 0, 1))).to(torch.float32).div_(255),
+            "image": torch.from_numpy(image).to(torch.float32).div_(255),
             "ids": torch.from_numpy(ids[decoded.index]),
-            "segments": [
-                self._segment(int(ids[k]), int(categories[k]), crowd=bool(crowd[k]), area=int(visible[k]))
-                for k in np.flatnonzero(kept)
-            ],
+            "segments": [self._segment(table, k, int(ids[k]), visible) for k in np.flatnonzero(kept).tolist()],
             "semantic": torch.from_numpy(np.where(labelled, classes, 0)[decoded.index]),
-            "depth": None if decoded.depth is None else torch.from_numpy(self._inverse_depth(decoded.depth)),
-            "image_id": image_id,
-            "file_name": str(annotations.image_files[place]),
-            "segments_file_name": str(annotations.segment_files[place]),
-            "size": tuple(annotations.sizes[place].tolist()),
-            "visit": visit,
+            "depth": None if depth is None else torch.from_numpy(depth),
+            "image_id": stream[0],
+            "file_name": str(self._annotations.image_files[place]),
+            "segments_file_name": str(self._annotations.segment_files[place]),
+            "size": tuple(self._annotations.sizes[place].tolist()),
+            "visit": stream[1],
             "dropped_segments": int(present.sum() - kept.sum()),
         }
 
-    def _new_ids(self, index: np.ndarray, areas: np.ndarray, *, image_id: int, visit: int) -> np.ndarray:
-        """The id of each segment 0..n at this visit; 0 for those without area."""
+    def _new_ids(self, index: np.ndarray, areas: np.ndarray, stream: tuple[int, int]) -> np.ndarray:
+        """The id at this visit of each entry of the image's table; 0 for those without area."""
         count = int((areas > 0).sum())
         ids = np.zeros(len(areas), dtype=np.int64)
         if self.id_order == "position":
             ids[transforms.position_order(index, areas)[:count]] = np.arange(1, count + 1)
         else:
-            generator = numpy_generator(self.seed, "ids", image_id, visit)
-            ids[areas > 0] = transforms.draw_ids(count, self.num_ids, generator)
+            ids[areas > 0] = transforms.draw_ids(count, self.num_ids, numpy_generator(self.seed, "ids", *stream))
         return ids
 
-    def _segment(self, segment_id: int, category_id: int, *, crowd: bool, area: int) -> dict[str, Any]:
+    def _segment(self, table: SegmentTable, entry: int, segment_id: int, areas: np.ndarray) -> dict[str, Any]:
+        category_id = int(table.category_ids[entry])
         return {
             "id": segment_id,
             "category_id": category_id,
             "isthing": self._is_thing[category_id],
-            "iscrowd": int(crowd),
-            "area": area,
+            "iscrowd": int(table.crowd[entry]),
+            "area": int(areas[entry]),
         }
-
-    def _inverse_depth(self, stored: np.ndarray) -> Float32[np.ndarray, "height width"]:
-        depth = stored.astype(np.float32) * np.float32(self._depth_scale)
-        depth[stored == UNKNOWN_DEPTH] = np.nan
-        return depth
 
 
 def collate(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -349,18 +277,6 @@ def collate(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
         batch[key] = torch.stack(batch[key])
     batch["depth"] = None if any(depth is None for depth in batch["depth"]) else torch.stack(batch["depth"])
     return batch
-
-
-def _background(categories: list[dict[str, Any]]) -> dict[str, Any]:
-    return {"id": max(category["id"] for category in categories) + 1, "name": "background", "isthing": 0}
-
-
-def _unused_id(segment_ids: np.ndarray) -> int:
-    """An id that the PNG format has and the image has not."""
-    largest = int(segment_ids.max(initial=0))
-    if largest + 1 < ID_LIMIT:
-        return largest + 1
-    return int(np.setdiff1d(np.arange(1, len(segment_ids) + 2), segment_ids)[0])
 
 
 def _check_choice(name: str, value: Any, choices: tuple[Any, ...]) -> None:

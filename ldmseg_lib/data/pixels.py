@@ -8,7 +8,6 @@ truncated file as if it were whole.
 import io
 import os
 import struct
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -30,7 +29,17 @@ _PNG_END = b"\x00\x00\x00\x00IEND\xaeB\x60\x82"
 _JPEG_END = b"\xff\xd9"
 _EXIF_ORIENTATION = 0x0112
 _GREY, _RGB, _PALETTE, _RGBA = 0, 2, 3, 6
-_BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, cv2.error, MemoryError, Image.DecompressionBombError)
+_BROKEN = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    MemoryError,
+    struct.error,
+    cv2.error,
+    Image.DecompressionBombError,
+    Image.DecompressionBombWarning,
+)
 
 # OpenCV's thread pool does not survive the fork of a loader's worker, and one image is too small to share
 cv2.setNumThreads(1)
@@ -40,7 +49,7 @@ def read_image(path: str | os.PathLike, size: tuple[int, int] | None = None) -> 
     """The photograph in `path` as RGB, whatever its own mode is (greyscale, CMYK, palette, 16 bit).
 
     `size` is (height, width) as the annotations say. A camera's EXIF rotation is applied where the rotated picture has
-    that size (and without a `size`), else ignored: annotators have seen the picture either way, and only the size tells.
+    that size (and without a `size`), else ignored: annotators may have seen either, and the size tells which.
 
     Raises:
         FileFault: the file is missing, truncated, no image, too large, or of another size.
@@ -138,10 +147,7 @@ def _refuse_large(width: int, height: int, path: str | os.PathLike) -> None:
 def _open(data: bytes, path: str | os.PathLike) -> Image.Image:
     if not data:
         raise FileFault(path, "the file is empty")
-    with warnings.catch_warnings():
-        # our own limit is the lower one, and gives a clear error
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        image = Image.open(io.BytesIO(data))
+    image = Image.open(io.BytesIO(data))
     _refuse_large(image.width, image.height, path)
     return image
 

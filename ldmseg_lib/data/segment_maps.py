@@ -16,7 +16,7 @@ class SegmentIndex:
     """
 
     index: UInt[np.ndarray, "height width"]
-    areas: Int[np.ndarray, " segments+1"]
+    areas: Int[np.ndarray, " entries"]
     unknown: Int[np.ndarray, " unknown"]
     absent: Int[np.ndarray, " absent"]
 
@@ -69,9 +69,7 @@ def index_segments(
     )
 
 
-def segment_boxes(
-    index: UInt[np.ndarray, "height width"], num_segments: int
-) -> Int[np.ndarray, "segments+1 4"]:
+def segment_boxes(index: UInt[np.ndarray, "height width"], num_segments: int) -> Int[np.ndarray, "entries 4"]:
     """COCO boxes (x, y, width, height) in pixels of the segments 0..num_segments; zeros where one has no pixel."""
     runs = _runs(index)
     boxes = np.zeros((num_segments + 1, 4), dtype=np.int64)

@@ -1,8 +1,8 @@
 """Geometry and ids of one sample: crop, square resize, mirror, and the relabelling of segments.
 
-Everything is a plain function of arrays and, where it is random, of a generator; see method 1.2 of the supplement's
-report for the ids. Id maps and depth are resized by nearest neighbour at block centres (as Pillow does), the image by
-Pillow's bicubic with antialiasing. The aspect is not kept: the paper resizes to a square.
+Everything is a plain function of arrays and, where it is random, of a generator. Id maps and depth are resized by
+nearest neighbour at block centres (as Pillow does), the image by Pillow's bicubic with antialiasing. The aspect is not
+kept: the paper resizes to a square.
 """
 
 import numpy as np
@@ -10,9 +10,7 @@ from jaxtyping import Bool, Int, Num, Shaped, UInt, UInt8
 from PIL import Image
 
 
-def crop_corner(
-    size: tuple[int, int], crop_size: int, generator: np.random.Generator | None = None
-) -> tuple[int, int]:
+def crop_corner(size: tuple[int, int], crop_size: int, generator: np.random.Generator | None = None) -> tuple[int, int]:
     """Row and column of a square crop's corner: uniform with a generator, else centred.
 
     A side shorter than `crop_size` gives a corner of at most 0: the picture then lies whole inside the crop.
@@ -50,13 +48,20 @@ def resize_nearest(array: Num[np.ndarray, "height width"], size: int) -> Num[np.
     """A map at `size` x `size` pixels, each the value at its block's centre (512 to 64 takes 4, 12, 20, ...)."""
     if array.shape == (size, size):
         return array
-    rows, columns = (np.minimum((np.arange(size) + 0.5) * (side / size), side - 1).astype(np.intp) for side in array.shape)
+    rows, columns = (
+        np.minimum((np.arange(size) + 0.5) * (side / size), side - 1).astype(np.intp) for side in array.shape
+    )
     return array[rows[:, None], columns]
 
 
+def mirror(array: Shaped[np.ndarray, "height width *channels"]) -> Shaped[np.ndarray, "height width *channels"]:
+    """The array with left and right exchanged."""
+    return array[:, ::-1]
+
+
 def position_order(
-    index: UInt[np.ndarray, "height width"], areas: Int[np.ndarray, " segments+1"]
-) -> Int[np.ndarray, " segments+1"]:
+    index: UInt[np.ndarray, "height width"], areas: Int[np.ndarray, " entries"]
+) -> Int[np.ndarray, " entries"]:
     """The segments 0..n in the order of their centroids' x + y/4 (equal ones by number), those without pixels last."""
     height, width = index.shape
     weights = np.arange(width)[None, :] + np.arange(height)[:, None] / 4
@@ -78,5 +83,5 @@ def largest(
 
 
 def draw_ids(count: int, num_ids: int, generator: np.random.Generator) -> Int[np.ndarray, " count"]:
-    """`count` different ids, uniform over 1..num_ids-1 (method 1.2: void alone is 0)."""
+    """`count` different ids, uniform over 1..num_ids-1; 0 is void's alone."""
     return generator.permutation(num_ids - 1)[:count] + 1
