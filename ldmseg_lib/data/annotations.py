@@ -96,22 +96,24 @@ class _Parser:
         annotated = self.annotations(self.list_of(document, "annotations"), images, {c["id"] for c in categories})
         if not images and not self.problems:
             self.fault("no images")
-        for image_id in images:
+        rows: list[tuple[int, str, tuple[int, int], str, list[tuple[int, ...]]]] = []
+        for image_id, image in images.items():
+            annotation = annotated.get(image_id)
             if image_id not in annotated:
                 self.fault("the image has no annotation; give it one, its segments_info empty if need be", image_id)
-        rows = [(image_id, image, annotated[image_id]) for image_id, image in images.items() if image]
-        rows = [row for row in rows if row[2]]
-        segments = [segment for _, _, (_, found) in rows for segment in found]
-        table = np.array(segments, dtype=np.int64).reshape(-1, 8)
+            if image is not None and annotation is not None:
+                rows.append((image_id, *image, *annotation))
+        ids, names, sizes, segment_files, segments = zip(*rows, strict=True) if rows else ((), (), (), (), ())
+        table = np.array([segment for found in segments for segment in found], dtype=np.int64).reshape(-1, 8)
         return Annotations(
             categories=categories,
             unlabelled=self.unlabelled(info),
             depth_scale=self.depth_scale(info),
-            image_ids=np.array([image_id for image_id, _, _ in rows], dtype=np.int64),
-            sizes=np.array([size for _, (_, size), _ in rows], dtype=np.int64).reshape(-1, 2),
-            image_files=np.array([name for _, (name, _), _ in rows], dtype=np.str_),
-            segment_files=np.array([name for _, _, (name, _) in rows], dtype=np.str_),
-            offsets=np.cumsum([0, *(len(found) for _, _, (_, found) in rows)], dtype=np.int64),
+            image_ids=np.array(ids, dtype=np.int64),
+            sizes=np.array(sizes, dtype=np.int64).reshape(-1, 2),
+            image_files=np.array(names, dtype=np.str_),
+            segment_files=np.array(segment_files, dtype=np.str_),
+            offsets=np.cumsum([0, *map(len, segments)], dtype=np.int64),
             segment_ids=table[:, 0].astype(np.int32),
             category_ids=table[:, 1].copy(),
             crowd=table[:, 2] != 0,
@@ -119,7 +121,7 @@ class _Parser:
             boxes=table[:, 4:].copy(),
         )
 
-    def list_of(self, document: dict, key: str) -> Iterator[dict]:
+    def list_of(self, document: dict, key: str) -> Iterator[Any]:
         values = document.get(key)
         if not isinstance(values, list):
             self.fault(f'not a COCO panoptic file: "{key}" must be a list of objects')
@@ -146,7 +148,7 @@ class _Parser:
             return None
         return float(value)
 
-    def categories(self, values: Iterator[dict]) -> list[dict[str, Any]]:
+    def categories(self, values: Iterator[Any]) -> list[dict[str, Any]]:
         found: dict[int, dict[str, Any]] = {}
         for value in values:
             category_id, name = value.get("id"), value.get("name")
@@ -162,7 +164,7 @@ class _Parser:
             self.fault("no categories")
         return list(found.values())
 
-    def images(self, values: Iterator[dict]) -> dict[int, _Image | None]:
+    def images(self, values: Iterator[Any]) -> dict[int, _Image | None]:
         """The images by id; None stands for a faulty one, so that its annotation is not reported as stray."""
         found: dict[int, _Image | None] = {}
         names: dict[str, int] = {}
@@ -186,7 +188,7 @@ class _Parser:
         return found
 
     def good_name(self, name: Any, folder: Path, image_id: int) -> bool:
-        if not isinstance(name, str) or not name or "\0" in name:
+        if not isinstance(name, str) or not 0 < len(name) < 1024 or "\0" in name:
             self.fault(f"file_name {name!r} must be the name of a file", image_id)
             return False
         try:
@@ -197,7 +199,7 @@ class _Parser:
         return True
 
     def annotations(
-        self, values: Iterator[dict], images: dict[int, _Image | None], categories: set[int]
+        self, values: Iterator[Any], images: dict[int, _Image | None], categories: set[int]
     ) -> dict[int, tuple[str, list[tuple[int, ...]]] | None]:
         """PNG and segments by image id; None stands for a faulty one, so that its image is not said to lack one."""
         found: dict[int, tuple[str, list[tuple[int, ...]]] | None] = {}
@@ -224,13 +226,14 @@ class _Parser:
                 found[image_id] = (name, checked)
         return found
 
-    def segments(self, values: list, image_id: int, categories: set[int]) -> list[tuple[int, ...]]:
+    def segments(self, values: list[Any], image_id: int, categories: set[int]) -> list[tuple[int, ...]]:
         found: dict[int, tuple[int, ...]] = {}
         for value in values:
             if not isinstance(value, dict):
                 self.fault(f"segment {value!r} must be an object", image_id)
                 continue
-            segment_id, category_id, crowd = value.get("id"), value.get("category_id"), value.get("iscrowd", 0)
+            segment_id: Any = value.get("id")
+            category_id, crowd = value.get("category_id"), value.get("iscrowd", 0)
             if not _is_int(segment_id) or not 0 < segment_id < ID_LIMIT:
                 self.fault(f"segment id {segment_id!r} must be an integer from 1 to {ID_LIMIT - 1}", image_id)
                 continue

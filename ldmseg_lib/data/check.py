@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 from tqdm.auto import tqdm
@@ -99,7 +100,7 @@ def _check_image(files: SplitFiles, annotations: Annotations, num_ids: int, plac
     if found is not None:
         yield from _compare(png, found, annotations, place)
     if files.depth is not None:
-        yield from _check_depth(files, png_name, size, image_id)
+        yield from _check_depth(files.depth, png_name, size, image_id)
 
     warn = partial(Problem, os.fspath(files.annotations), image_id=image_id, level="warning")
     if not len(segment_ids) and not background:
@@ -138,9 +139,9 @@ def _compare(png: str, found: SegmentIndex, annotations: Annotations, place: int
             yield warn(message=f"bbox is {measured[row, 1:].tolist()}, but the JSON says {claimed[row, 1:].tolist()}")
 
 
-def _check_depth(files: SplitFiles, name: str, size: tuple[int, int], image_id: int) -> Iterator[Problem]:
+def _check_depth(folder: Path, name: str, size: tuple[int, int], image_id: int) -> Iterator[Problem]:
     try:
-        path = _path(files.depth, name)
+        path = _path(folder, name)
         stored = read_depth(path, size)
     except FileFault as error:
         yield Problem(error.path, error.reason, image_id)

@@ -133,10 +133,7 @@ class PanopticDataset(Dataset):
         decoded = self._prepared(place)
         stream = (int(self._annotations.image_ids[place]), int(visit))
         if self._crops_at_random:
-            corner = transforms.crop_corner(
-                decoded.index.shape, self.crop_size, numpy_generator(self.seed, "crop", *stream)
-            )
-            decoded = self._resized(self._cropped(decoded, corner))
+            decoded = self._resized(self._cropped(decoded, numpy_generator(self.seed, "crop", *stream)))
         if self.augment and numpy_generator(self.seed, "mirror", *stream).random() < 0.5:
             decoded = decoded.map(transforms.mirror, transforms.mirror, transforms.mirror)
         return self._sample(place, decoded, stream)
@@ -183,7 +180,7 @@ class PanopticDataset(Dataset):
         sides = self._annotations.sizes[self._places].astype(np.float64)
         if not self._crops_at_random and (self.image_size or self.crop_size):
             sides[:] = self.image_size or self.crop_size
-        return float(sides.prod(axis=1).sum()) * (6 if self._reader.depth else 4) < CACHE_BYTES
+        return float(sides.prod(axis=1).sum()) * (6 if self._reader.depth_folder else 4) < CACHE_BYTES
 
     def _prepared(self, place: int) -> Decoded:
         """The decoded image after the transforms that are the same at every visit."""
@@ -191,18 +188,21 @@ class PanopticDataset(Dataset):
             return self._cache[place]
         decoded = self._reader.read(place)
         if not self._crops_at_random:
-            if self.crop_size is not None:
-                decoded = self._cropped(decoded, transforms.crop_corner(decoded.index.shape, self.crop_size))
-            decoded = self._resized(decoded)
+            decoded = self._resized(self._cropped(decoded, None))
         if self._cache is not None:
             self._cache[place] = decoded
         return decoded
 
-    def _cropped(self, decoded: Decoded, corner: tuple[int, int]) -> Decoded:
+    def _cropped(self, decoded: Decoded, generator: np.random.Generator | None) -> Decoded:
+        size = self.crop_size
+        if size is None:
+            return decoded
+        height, width = decoded.index.shape
+        corner = transforms.crop_corner((height, width), size, generator)
         return decoded.map(
-            lambda image: transforms.crop(image, corner, self.crop_size),
-            lambda index: transforms.crop(index, corner, self.crop_size),
-            lambda depth: transforms.crop(depth, corner, self.crop_size, fill=UNKNOWN_DEPTH),
+            lambda image: transforms.crop(image, corner, size),
+            lambda index: transforms.crop(index, corner, size),
+            lambda depth: transforms.crop(depth, corner, size, fill=UNKNOWN_DEPTH),
         )
 
     def _resized(self, decoded: Decoded) -> Decoded:

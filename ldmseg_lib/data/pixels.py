@@ -94,12 +94,8 @@ def read_ids(
         if bits == 8 and colour in (_RGB, _RGBA):
             return _ids_from_colours(_decode_png(data, path))
         allowed = np.append(np.asarray(segment_ids, dtype=np.int64), 0)
-        first = None
-        for ids in _readings(data, bits, colour, path):
-            if np.isin(np.unique(ids), allowed).all():
-                return ids
-            first = ids if first is None else first
-        return first
+        readings = list(_readings(data, bits, colour, path))
+        return next((ids for ids in readings if np.isin(np.unique(ids), allowed).all()), readings[0])
     except FileFault:
         raise
     except _BROKEN as error:

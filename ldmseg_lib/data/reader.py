@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -53,7 +54,7 @@ class Decoded:
 class FolderReader:
     """Reads images of a split by their place in its annotations.
 
-    Attributes: `categories` (the extra one of the background included), `unlabelled`.
+    Attributes: `categories` (the extra one of the background included), `unlabelled`, `depth_folder` (None without).
 
     Raises:
         DatasetError: `depth` is asked for, and the folder has no depth PNGs or no scale for them.
@@ -62,7 +63,8 @@ class FolderReader:
     def __init__(
         self, files: SplitFiles, annotations: Annotations, *, unlabelled: Unlabelled | None = None, depth: bool = False
     ) -> None:
-        self.files, self.annotations, self.depth = files, annotations, depth
+        self.files, self.annotations = files, annotations
+        self.depth_folder: Path | None = files.depth if depth else None
         self.unlabelled: Unlabelled = unlabelled or annotations.unlabelled or "void"
         self.categories: list[dict[str, Any]] = list(annotations.categories)
         if self.unlabelled == "background":
@@ -90,7 +92,7 @@ class FolderReader:
             found = index_segments(
                 read_ids(png, size, segment_ids), segment_ids, index_zero=self.unlabelled == "background"
             )
-            depth = read_depth(file_in(self.files.depth, png_name), size) if self.depth else None
+            depth = None if self.depth_folder is None else read_depth(file_in(self.depth_folder, png_name), size)
         except FileFault as error:
             raise DatasetError(str(Problem(error.path, error.reason, image_id))) from None
         except InputError as error:

@@ -15,7 +15,8 @@ def crop_corner(size: tuple[int, int], crop_size: int, generator: np.random.Gene
 
     A side shorter than `crop_size` gives a corner of at most 0: the picture then lies whole inside the crop.
     """
-    return tuple(_offset(side - crop_size, generator) for side in size)
+    height, width = size
+    return _offset(height - crop_size, generator), _offset(width - crop_size, generator)
 
 
 def _offset(room: int, generator: np.random.Generator | None) -> int:
