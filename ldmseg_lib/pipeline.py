@@ -306,7 +306,13 @@ class LDMSegPipeline(DiffusionPipeline):
         if semantic is None:
             ids = _numpy(instance, size)
             return ids, dict.fromkeys((int(i) for i in np.unique(ids) if i), None)
-        ids, classes = assign_classes(instance, semantic, stuff_ids=self.stuff_indices)
+        ids, classes = assign_classes(
+            instance,
+            semantic,
+            num_ids=self.num_ids,
+            num_classes=len(self.config.categories) + 1,
+            stuff_ids=self.stuff_indices,
+        )
         return _numpy(ids, size), dict(classes)
 
     def _segments(self, ids: np.ndarray, classes: Mapping[int, int | None]) -> list[dict[str, Any]]:

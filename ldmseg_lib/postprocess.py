@@ -1,5 +1,6 @@
 """From decoded logits to a panoptic map: the post-processing of Supplement A, without the slips of its pseudo-code."""
 
+import math
 from collections.abc import Collection
 
 import torch
@@ -8,8 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from .errors import InputError
-
-_TILE_VALUES = 1 << 21
+from .resized_argmax import resized_argmax
 
 
 def instances_from_logits(
@@ -38,22 +38,17 @@ def instances_from_logits(
     Returns:
         int64 on the device of the logits, `void_id` where there is no segment.
     """
-    size = _checked_size(mask_logits, size)
+    size = _checked_size(mask_logits, size, "mask_logits")
     num_ids = mask_logits.shape[0]
-    ids = torch.empty(size, dtype=torch.int64, device=mask_logits.device)
-    wide = torch.zeros(num_ids, dtype=torch.int64, device=mask_logits.device)
-    for rows, logits in _upsampled_tiles(mask_logits, size):
-        top, winner = logits.max(0)
-        if overlap is not None:
-            wide += (logits.sigmoid() >= threshold).sum((1, 2))
-        confidence = logits.sub_(top).exp_().sum(0).reciprocal_()
-        ids[rows] = winner.masked_fill_(confidence < threshold, void_id)
-    areas = torch.bincount(ids.flatten(), minlength=num_ids)
-    keep = areas >= min_area
+    ids, confident = resized_argmax(mask_logits, size, threshold=threshold)
+    if confident is not None:
+        ids.masked_fill_(~confident, void_id)
+    num_values = max(num_ids, void_id + 1)
+    areas = _count(ids, num_values)
+    keep = areas >= max(1, min_area)
     if overlap is not None:
-        keep &= areas >= overlap * wide
-    keep[void_id] = False
-    kept_id = torch.arange(len(keep), device=ids.device).where(keep, void_id)
+        keep[:num_ids] &= areas[:num_ids] >= overlap * _sigmoid_areas(mask_logits, size, threshold)
+    kept_id = torch.arange(num_values, device=ids.device).where(keep, void_id)
     return kept_id[ids]
 
 
@@ -94,74 +89,87 @@ def postprocess_panoptic(
                 "the size of the result, or class logits"
             )
     else:
-        semantic = semantic_from_logits(semantic_logits, size=tuple(ids.shape))
-    return assign_classes(ids, semantic, void_id=void_id, stuff_ids=stuff_ids, ignore_void_votes=ignore_void_votes)
+        semantic = semantic_from_logits(semantic_logits, size=(ids.shape[0], ids.shape[1]))
+    return assign_classes(
+        ids,
+        semantic,
+        num_ids=max(mask_logits.shape[0], void_id + 1),
+        num_classes=semantic_logits.shape[0] if semantic_logits.dim() == 3 else int(semantic.max()) + 1,
+        void_id=void_id,
+        stuff_ids=stuff_ids,
+        ignore_void_votes=ignore_void_votes,
+    )
 
 
 def semantic_from_logits(
     semantic_logits: Float[Tensor, "classes+1 rows columns"], *, size: tuple[int, int] | None = None
 ) -> Int[Tensor, "height width"]:
     """The class index of each pixel: arg max of the logits, resized to `size` like mask logits (0 is void)."""
-    size = _checked_size(semantic_logits, size)
-    semantic = torch.empty(size, dtype=torch.int64, device=semantic_logits.device)
-    for rows, logits in _upsampled_tiles(semantic_logits, size):
-        semantic[rows] = logits.argmax(0)
-    return semantic
+    return resized_argmax(semantic_logits, _checked_size(semantic_logits, size, "semantic_logits"))[0]
 
 
 def assign_classes(
     ids: Int[Tensor, "height width"],
     semantic: Int[Tensor, "height width"],
     *,
+    num_ids: int,
+    num_classes: int,
     void_id: int = 0,
     stuff_ids: Collection[int] = (),
     ignore_void_votes: bool = True,
 ) -> tuple[Int[Tensor, "height width"], dict[int, int]]:
-    """The majority vote and the merging of equal stuff, the second half of `postprocess_panoptic`.
+    """The second half of `postprocess_panoptic`: the majority vote, and the merging of equal stuff.
 
     Args:
-        ids: segment ids, `void_id` where there is no segment.
-        semantic: class indices, 0 is void.
+        ids: segment ids below `num_ids`, `void_id` where there is no segment.
+        semantic: class indices below `num_classes`, 0 is void.
     """
-    num_ids, num_classes = max(int(ids.max()), void_id) + 1, int(semantic.max()) + 1
-    votes = torch.bincount((ids * num_classes + semantic).flatten(), minlength=num_ids * num_classes)
-    votes = votes.view(num_ids, num_classes)
-    votes[void_id] = 0
+    votes = _count(ids * num_classes + semantic, num_ids * num_classes).view(num_ids, num_classes)
     if ignore_void_votes:
         votes[:, 0] = 0
-    counts, classes = (values.tolist() for values in votes.max(1))
+    counts, classes = torch.stack(votes.max(1)).tolist()
 
     new_id = [void_id] * num_ids
     segments_to_categories: dict[int, int] = {}
     stuff_segment: dict[int, int] = {}
+    stuff_ids = frozenset(stuff_ids)
     for segment_id, (count, category) in enumerate(zip(counts, classes, strict=True)):
-        if count == 0 or category == 0:
+        if segment_id == void_id or count == 0 or category == 0:
             continue
         new_id[segment_id] = stuff_segment.setdefault(category, segment_id) if category in stuff_ids else segment_id
         segments_to_categories[new_id[segment_id]] = category
     return torch.tensor(new_id, device=ids.device)[ids], segments_to_categories
 
 
-def _checked_size(logits: Tensor, size: tuple[int, int] | None) -> tuple[int, int]:
-    if logits.dim() != 3 or not logits.is_floating_point():
-        raise InputError(f"logits of shape {tuple(logits.shape)} and type {logits.dtype}; give floats [N, H, W]")
-    return (logits.shape[1], logits.shape[2]) if size is None else (int(size[0]), int(size[1]))
+def _checked_size(logits: Tensor, size: tuple[int, int] | None, name: str) -> tuple[int, int]:
+    if logits.dim() != 3 or not logits.is_floating_point() or 0 in logits.shape:
+        raise InputError(
+            f"{name} has shape {tuple(logits.shape)} and type {logits.dtype}; give floats [channels, H, W]"
+        )
+    height, width = (logits.shape[1], logits.shape[2]) if size is None else (int(size[0]), int(size[1]))
+    if min(height, width) < 1:
+        raise InputError(f"size {(height, width)}; give a positive height and width")
+    return height, width
 
 
-def _upsampled_tiles(logits: Tensor, size: tuple[int, int]):
-    """Bands of rows of the resized logits, so that they never exist whole."""
-    height = size[0]
-    whole = logits[None].float()
-    step = max(1, _TILE_VALUES // (logits.shape[0] * size[1])) if logits.device.type == "cpu" else height
-    for start in range(0, height, step):
-        rows = slice(start, min(start + step, height))
-        if tuple(logits.shape[1:]) == size:
-            yield rows, whole[0, :, rows].clone()
-            continue
-        scale = logits.shape[1] / height
-        centers = (torch.arange(rows.start, rows.stop, device=logits.device) + 0.5) * scale - 0.5
-        low = centers.clamp_(min=0).floor().long()
-        high = (low + 1).clamp_(max=logits.shape[1] - 1)
-        weight = (centers - low)[:, None]
-        band = torch.lerp(whole[:, :, low], whole[:, :, high], weight)
-        yield rows, F.interpolate(band, (len(centers), size[1]), mode="bilinear", align_corners=False)[0]
+def _count(values: Int[Tensor, "height width"], num_values: int) -> Int[Tensor, " num_values"]:
+    """How often each value below `num_values` occurs."""
+    flat = values.flatten()
+    if flat.device.type == "cpu":
+        return torch.bincount(flat, minlength=num_values)
+    # bincount looks for the largest value on the host
+    ones = torch.ones(1, dtype=torch.int64, device=flat.device).expand_as(flat)
+    return torch.zeros(num_values, dtype=torch.int64, device=flat.device).scatter_add_(0, flat, ones)
+
+
+def _sigmoid_areas(
+    mask_logits: Float[Tensor, "ids rows columns"], size: tuple[int, int], threshold: float
+) -> Int[Tensor, " ids"]:
+    """Pixels of each resized logit whose sigmoid is at least `threshold`."""
+    level = math.log(threshold / (1 - threshold)) if 0 < threshold < 1 else math.copysign(math.inf, threshold - 0.5)
+    return torch.stack(
+        [
+            (F.interpolate(logits[None, None].float(), size, mode="bilinear", align_corners=False) >= level).sum()
+            for logits in mask_logits.detach()
+        ]
+    )
