@@ -20,10 +20,10 @@ SETTINGS = profile=$(PROFILE) seed=$(SEED) $(if $(RUN_DIR),run_dir='$(RUN_DIR)')
 # The stages lock themselves, so runs of other profiles may share the folder; a file cut short by a kill is made again.
 SNAKEMAKE = $(BIN)/python -m snakemake --rerun-triggers mtime --rerun-incomplete --nolock --config $(SETTINGS)
 
-.PHONY: help setup reproduce plan redraw test test-slow lab browser clean clean-runs
+.PHONY: help setup reproduce plan-stages plan redraw test test-slow lab browser clean clean-runs
 
 help: ## Show this list
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z][a-z-]*:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 	@echo
 	@echo "  Settings: PROFILE=smoke|demo|gpu|paper (now $(PROFILE)), SEED=$(SEED), JOBS=$(JOBS) notebooks at once, RUN_DIR=, DATA_ROOT=a COCO-panoptic"
 	@echo "  folder, OVERRIDES=section.key=value,..., NOTEBOOKS=02_autoencoder,... (with those they need)."
@@ -53,16 +53,18 @@ $(STAMP): pyproject.toml constraints.txt
 	$(PIP) install -q -c constraints.txt -e '.[notebooks,test]'; \
 	cat pyproject.toml constraints.txt | cksum > $@
 
-reproduce: $(STAMP) ## Make data, train, evaluate; write tables/PROFILE and figures/PROFILE. Continues where it stopped
-	@$(SNAKEMAKE) --cores $(JOBS) --quiet host rules
+reproduce: plan-stages ## Make data, train, evaluate; write tables/PROFILE and figures/PROFILE. Goes on where it stopped
+	@$(SNAKEMAKE) --cores $(JOBS) --quiet all
 
-plan: $(STAMP) ## Say what `make reproduce` would run, and why
+plan-stages: $(STAMP)
 	@$(BIN)/python -m ldmseg_lib.stages plan --profile $(PROFILE) --seed $(SEED) $(if $(RUN_DIR),--run-dir '$(RUN_DIR)') \
 		$(if $(DATA_ROOT),--data-root '$(DATA_ROOT)') $(if $(OVERRIDES),--overrides '$(OVERRIDES)')
+
+plan: plan-stages ## Say what `make reproduce` would run, and why
 	@$(SNAKEMAKE) --dry-run --quiet host
 
 redraw: $(STAMP) ## Execute the notebooks again: finished computations are loaded, tables and figures drawn anew
-	@$(SNAKEMAKE) --cores $(JOBS) --quiet host rules --forceall
+	@$(SNAKEMAKE) --cores $(JOBS) --quiet all --forceall
 
 test: $(STAMP) ## Run the tests (minutes)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow"

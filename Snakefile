@@ -1,0 +1,86 @@
+"""Every notebook of a run, each by papermill in a process of its own, then the tables and figures.
+
+    snakemake --cores 1 --rerun-triggers mtime --config profile=demo seed=0
+
+Configuration: profile, seed, run_dir, data_root, overrides ("a.b=1,c=2"), notebooks ("05,03": those and what they need).
+The key files below change only when a stage's parameters, sources or inputs do, so their dates decide what runs.
+"""
+
+import shlex
+import sys
+
+from snakemake.exceptions import WorkflowError
+
+from ldmseg_lib import paths
+from ldmseg_lib.errors import InputError
+from ldmseg_lib.stage_keys import STAGES, ancestors, check_run_folder, find_stage, stage_keys, sync
+from ldmseg_lib.stages import resolve
+
+SETTINGS = {"profile": "demo", "seed": 0, "run_dir": None, "data_root": None, "overrides": None}
+
+try:
+    unknown = sorted(set(config) - {*SETTINGS, "notebooks"})
+    if unknown:
+        raise InputError(f"unknown setting {unknown[0]!r}; there are {', '.join([*SETTINGS, 'notebooks'])}")
+    settings = SETTINGS | {name: value for name, value in config.items() if name in SETTINGS}
+    profile, run_dir, data_root = resolve(**settings)
+    present = [name for name in STAGES if (paths.NOTEBOOKS / f"{name}.ipynb").exists()]
+    asked = [find_stage(part.strip()).name for part in str(config.get("notebooks") or "").split(",") if part.strip()]
+    chosen = asked or [name for name in present if not STAGES[name].optional]
+    keys = stage_keys(profile, seed=settings["seed"], data_root=data_root)
+    check_run_folder(run_dir, profile.name, settings["seed"])
+    for name in present:
+        sync(run_dir, name, keys[name])
+except InputError as error:
+    raise WorkflowError(str(error)) from None
+
+RUN = str(run_dir)
+PARAMETERS = {"profile": settings["profile"], "run_dir": RUN, "data_root": data_root, "overrides": settings["overrides"]}
+GIVEN = " ".join(f"-r {name} {shlex.quote(str(value))}" for name, value in PARAMETERS.items() if value)
+
+
+wildcard_constraints:
+    stage="|".join(present) or "none",
+
+
+rule all:
+    input:
+        f"{RUN}/keys/published.done",
+
+
+rule notebook:
+    input:
+        notebook=ancient(f"{paths.NOTEBOOKS}/{{stage}}.ipynb"),
+        key=f"{RUN}/keys/{{stage}}.key",
+        # their keys are part of this key, so their dates say nothing more
+        needed=lambda wildcards: [ancient(f"{RUN}/keys/{name}.done") for name in STAGES[wildcards.stage].inputs if name in present],
+    output:
+        f"{RUN}/keys/{{stage}}.done",
+    log:
+        f"{RUN}/notebooks/{{stage}}.ipynb",
+    params:
+        python=sys.executable,
+        given=GIVEN,
+        seed=settings["seed"],
+        folder=str(paths.NOTEBOOKS),
+    message:
+        "{wildcards.stage}"
+    shell:
+        "{params.python:q} -m papermill {input.notebook:q} {log:q} --engine terminal --no-progress-bar --log-level WARNING"
+        " -k python3 --cwd {params.folder:q} -p seed {params.seed} {params.given}"
+        " || {{ echo 'The executed notebook, with its error: '{log:q} >&2; exit 1; }}"
+
+
+rule publish:
+    input:
+        [f"{RUN}/keys/{name}.done" for name in present if name in chosen or any(name in ancestors(c) for c in chosen)],
+        f"{paths.PACKAGE}/results.py",
+    output:
+        touch(f"{RUN}/keys/published.done"),
+    params:
+        python=sys.executable,
+        run=RUN,
+    message:
+        "tables and figures"
+    shell:
+        "{params.python:q} -m ldmseg_lib.results publish {params.run:q}"

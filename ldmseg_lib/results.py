@@ -1,0 +1,226 @@
+"""A run's result records, its tables in three formats, and what of them is published in the repository.
+
+Also a command: python -m ldmseg_lib.results publish runs/demo
+"""
+
+import argparse
+import re
+import shutil
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from . import files, paths
+from .errors import InputError
+from .stage_keys import STAGES, read_result
+from .tables import TABLES, Records, Table
+
+_MARK = re.compile(r"(<!-- generated: demo -->\n)(.*?)(<!-- end -->)", flags=re.DOTALL)
+
+
+def load_results(run_dir: str | Path) -> dict[str, dict[str, Any]]:
+    """The records of all finished stages of a run folder, in the order of the notebooks."""
+    records = {name: read_result(Path(run_dir), name) for name in STAGES}
+    return {name: record for name, record in records.items() if record is not None}
+
+
+def build_table(name: str, results: Records) -> pd.DataFrame:
+    """The table `name` of TABLES from result records.
+
+    Raises:
+        InputError: a stage that it needs has no result.
+    """
+    table = TABLES[name]
+    missing = [stage for stage in table.stages if stage not in results]
+    if missing:
+        raise InputError(f"table {name} needs the result of {missing[0]}; run notebooks/{missing[0]}.ipynb")
+    return table.build(results)
+
+
+def provenance(results: Records) -> str:
+    """Where numbers come from, in a line: data, training budget, seed, device; and what a reader must not overlook."""
+    parts, notes = [], []
+    first = next(iter(results.values()), None)
+    if first is None:
+        return ""
+    settings = first["parameters"]
+    data = results.get("01_dataset", first).get("data")
+    side = f"{settings['data']['image_size']} px"
+    if data:
+        parts.append(f"Data: {Path(data['path']).name} at {side}")
+    else:
+        counts = f"{settings['data']['train_scenes']} for training, {settings['data']['val_scenes']} held out"
+        parts.append(f"Data: embedded scenes at {side}, {counts}")
+    for stage, section in (("02_autoencoder", "autoencoder"), ("04_diffusion", "diffusion")):
+        if stage in results:
+            training = results[stage]["parameters"][section]["training"]
+            parts.append(f"{section}: {training['steps']} steps of batch {training['batch_size']}")
+    devices = dict.fromkeys(record["device"] for record in results.values())
+    parts += [f"profile {first['profile']}, seed {first['seed']}", f"device: {', '.join(devices)}"]
+    if first["profile"] == "smoke":
+        notes.append("Smoke run: these numbers mean nothing.")
+    for record in results.values():
+        notes += [note for note in record["metrics"].get("notes", ()) if note not in notes]
+    return " ".join(["; ".join(parts) + ".", *notes])
+
+
+def write_tables(results: Records, folder: str | Path) -> list[Path]:
+    """Write every table that `results` allow into `folder`; each as CSV, Markdown and LaTeX. Returns the files."""
+    written = []
+    for table in TABLES.values():
+        if all(stage in results for stage in table.stages):
+            written += write_table(table, table.build(results), results, folder)
+    return written
+
+
+def write_table(table: Table, frame: pd.DataFrame, results: Records, folder: str | Path) -> list[Path]:
+    """Write `frame` as <folder>/<table name>.csv, .md and .tex with title and provenance. Returns the files."""
+    caption = f"{table.title}. {provenance(results)}"
+    text = as_text(frame, table.decimals)
+    contents = {
+        "csv": f"# {caption}\n" + text.to_csv(index=False, lineterminator="\n"),
+        "md": f"{caption}\n\n{as_markdown(text)}\n",
+        "tex": as_latex(text, caption=caption, label=table.name),
+    }
+    written = []
+    for suffix, content in contents.items():
+        written.append(Path(folder) / f"{table.name}.{suffix}")
+        files.write_text(written[-1], content)
+    return written
+
+
+def as_text(frame: pd.DataFrame, decimals: Mapping[str, int] | None = None) -> pd.DataFrame:
+    """`frame` with every value as printed: fractions with one decimal, or `decimals[column]`; undefined ones empty."""
+
+    def show(value: Any, places: int) -> str:
+        if value is None or value != value:
+            return ""
+        return f"{value:.{places}f}" if isinstance(value, float) else str(value)
+
+    places = dict(decimals or {})
+    return pd.DataFrame(
+        {name: [show(v, places.get(str(name), 1)) for v in frame[name]] for name in frame.columns}, dtype=str
+    )
+
+
+def as_markdown(text: pd.DataFrame) -> str:
+    """A frame of strings as a Markdown table, numbers to the right."""
+    numeric = [all(re.fullmatch(r"[-+.\de]*", cell) for cell in text[name]) for name in text.columns]
+    rows = [list(map(str, text.columns)), ["---:" if right else "---" for right in numeric], *text.to_numpy().tolist()]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows)
+
+
+def as_latex(text: pd.DataFrame, *, caption: str, label: str) -> str:
+    """A frame of strings as a LaTeX table in booktabs' style."""
+
+    def escape(cell: str) -> str:
+        return re.sub(r"[&%$#_{}]", lambda match: "\\" + match.group(), cell.replace("\\", r"\textbackslash "))
+
+    rows = [" & ".join(escape(str(cell)) for cell in row) + r" \\" for row in [text.columns, *text.to_numpy().tolist()]]
+    return "\n".join(
+        [
+            r"\begin{table}",
+            r"\centering",
+            rf"\caption{{{escape(caption)}}}",
+            rf"\label{{tab:{label}}}",
+            rf"\begin{{tabular}}{{l{'r' * (len(text.columns) - 1)}}}",
+            r"\toprule",
+            rows[0],
+            r"\midrule",
+            *rows[1:],
+            r"\bottomrule",
+            r"\end{tabular}",
+            r"\end{table}",
+            "",
+        ]
+    )
+
+
+def publish(run_dir: str | Path) -> list[Path]:
+    """Write the tables of a run; for a run under runs/, bring tables, figures and records into the repository.
+
+    runs/demo goes to tables/demo (records in tables/demo/results) and figures/demo, and into README.md between its
+    marks `<!-- generated: demo -->` and `<!-- end -->`. A run elsewhere keeps its tables in its own folder.
+
+    Returns:
+        The files written, all formats.
+
+    Raises:
+        InputError: nothing is finished there, or README.md lacks its marks.
+    """
+    run_dir = Path(run_dir).resolve()
+    results = load_results(run_dir)
+    if not results:
+        raise InputError(f"{run_dir} holds no finished stage; run a notebook, or make reproduce, first")
+    written = write_tables(results, run_dir / "tables")
+    if run_dir.parent != paths.RUNS.resolve():
+        return written
+    name = run_dir.name
+    for kind, target in (("tables", paths.TABLES), ("figures", paths.FIGURES)):
+        written += _copy((run_dir / kind).glob("*.*"), target / name)
+    for stage, record in results.items():
+        written.append(paths.TABLES / name / "results" / f"{stage}.json")
+        files.write_json(written[-1], record)
+    if name == "demo":
+        written.append(paths.README)
+        update_readme(paths.README, readme_block(results, paths.FIGURES / name))
+    return written
+
+
+def _copy(sources: Iterable[Path], folder: Path) -> list[Path]:
+    copies = []
+    for source in sorted(sources):
+        copies.append(folder / source.name)
+        with files.replacing(copies[-1]) as temporary:
+            shutil.copyfile(source, temporary)
+    return copies
+
+
+def readme_block(results: Records, figures: Path) -> str:
+    """The generated part of README.md: tables, then the figures of `figures` that exist as PNG."""
+    parts = []
+    for table in TABLES.values():
+        if table.in_readme and all(stage in results for stage in table.stages):
+            parts.append(f"**{table.title}**\n\n{as_markdown(as_text(table.build(results), table.decimals))}")
+    parts.append(provenance(results))
+    for figure in sorted(figures.glob("figure_*.png")):
+        title = figure.stem.replace("_", " ").capitalize()
+        parts.append(f"![{title}]({figure.relative_to(paths.ROOT).as_posix()})")
+    return "\n\n".join(parts)
+
+
+def update_readme(readme: Path, block: str) -> None:
+    """Put `block` between the marks of `readme`; everything else stays.
+
+    Raises:
+        InputError: the marks are not there.
+    """
+    text = readme.read_text() if readme.exists() else ""
+    if not _MARK.search(text):
+        raise InputError(
+            f"{readme} has no '<!-- generated: demo -->' with '<!-- end -->' after it; put the two lines back"
+        )
+    files.write_text(readme, _MARK.sub(lambda match: f"{match[1]}\n{block}\n\n{match[3]}", text, count=1))
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command. Exit code 2 for bad input, with one line on stderr."""
+    parser = argparse.ArgumentParser(prog="python -m ldmseg_lib.results", description="The results of a run folder.")
+    parser.add_argument("command", choices=["publish"], help="write tables, and bring them into the repository")
+    parser.add_argument("run_dir", type=Path)
+    given = parser.parse_args(arguments)
+    try:
+        written = publish(given.run_dir)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    for folder in dict.fromkeys(file.parent for file in written):
+        print(f"{folder}: {len({file for file in written if file.parent == folder})} files")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

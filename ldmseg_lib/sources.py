@@ -1,0 +1,121 @@
+"""Which source files a computation depends on: a walk over import statements, without importing anything.
+
+The walk reads imports at every depth of a file (functions import late here), follows this package's modules alone, and
+knows the package's lazy names: a dict literal `_PUBLIC` in an `__init__.py` maps a name to the module that defines it.
+"""
+
+import ast
+import functools
+import hashlib
+from collections.abc import Collection, Iterator
+from pathlib import Path
+
+from . import paths
+from .errors import StageError
+
+
+def source_hashes(
+    modules: Collection[str], *, without: Collection[str] = (), package: Path = paths.PACKAGE
+) -> dict[str, str]:
+    """SHA-256 of the source of `modules` and of all that they import from this package.
+
+    Args:
+        modules: names relative to the package, such as "training.diffusion".
+        without: modules and subpackages that are left out, with what only they import. One that stands in `modules`
+            itself is kept.
+        package: folder of the package; its name is the package's name.
+
+    Returns:
+        Module name to hex digest, sorted by name.
+
+    Raises:
+        StageError: no such module.
+    """
+    found: dict[str, str] = {}
+    waiting = list(modules)
+    for name in waiting:
+        if _file(package, name) is None:
+            raise StageError(f"{package.name}.{name}: no such module in {package}")
+    while waiting:
+        name = waiting.pop()
+        if name in found or (_left_out(name, without) and name not in modules):
+            continue
+        file = _file(package, name)
+        assert file is not None, name
+        found[name], imported = _read(package, name, file, file.stat().st_mtime_ns)
+        waiting += imported
+    return dict(sorted(found.items()))
+
+
+def _left_out(name: str, without: Collection[str]) -> bool:
+    return any(name == other or name.startswith(f"{other}.") for other in without)
+
+
+def _file(package: Path, name: str) -> Path | None:
+    base = package.joinpath(*name.split("."))
+    return next((f for f in (base.with_suffix(".py"), base / "__init__.py") if f.is_file()), None)
+
+
+@functools.cache
+def _read(package: Path, name: str, file: Path, _mtime: int) -> tuple[str, tuple[str, ...]]:
+    source = file.read_bytes()
+    tree = ast.parse(source, filename=str(file))
+    parent = name.split(".") if file.name == "__init__.py" else name.split(".")[:-1]
+    imported = dict.fromkeys(_imported(package, parent, tree))
+    return hashlib.sha256(source.replace(b"\r\n", b"\n")).hexdigest(), tuple(imported)
+
+
+def _imported(package: Path, parent: list[str], tree: ast.Module) -> Iterator[str]:
+    for node in _imports(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                first, _, rest = alias.name.partition(".")
+                if first == package.name and rest and _file(package, rest):
+                    yield rest
+            continue
+        module = node.module.split(".") if node.module else []
+        if node.level:
+            parts = parent[: len(parent) - node.level + 1] + module
+        elif module and module[0] == package.name:
+            parts = module[1:]
+        else:
+            continue
+        yield from _names_of(package, parts, [alias.name for alias in node.names])
+
+
+def _imports(tree: ast.Module) -> Iterator[ast.Import | ast.ImportFrom]:
+    """All import statements that can run: those under `if TYPE_CHECKING:` are left out."""
+    waiting: list[ast.AST] = [tree]
+    for node in waiting:
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            yield node
+        elif not (isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING")):
+            for block in ("body", "orelse", "finalbody", "handlers", "cases"):
+                below = getattr(node, block, ())
+                waiting += below if isinstance(below, list) else ()
+
+
+def _names_of(package: Path, parts: list[str], names: list[str]) -> Iterator[str]:
+    """The modules behind `from <parts> import <names>`."""
+    lazy = _lazy_names(package.joinpath(*parts))
+    for name in names:
+        as_module = ".".join([*parts, name])
+        if _file(package, as_module):
+            yield as_module
+        elif name in lazy:
+            yield ".".join([*parts, lazy[name]])
+        elif parts and _file(package, ".".join(parts)):
+            yield ".".join(parts)
+
+
+def _lazy_names(folder: Path) -> dict[str, str]:
+    file = folder / "__init__.py"
+    return _lazy_table(file, file.stat().st_mtime_ns) if file.is_file() else {}
+
+
+@functools.cache
+def _lazy_table(file: Path, _mtime: int) -> dict[str, str]:
+    for node in ast.parse(file.read_bytes()).body:
+        if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == "_PUBLIC" for t in node.targets):
+            return ast.literal_eval(node.value)
+    return {}

@@ -1,0 +1,263 @@
+"""The registry of the notebooks, and the key of each: what decides whether a finished result still stands.
+
+A key is the SHA-256 of the stage's parameters, the seed, the identity of a data folder given from outside, the sources
+of the modules that its computation imports, and the keys of its inputs. Prose, plots and tables are not among them.
+Snakemake gets the key as a small file whose date changes with its content alone (`sync`).
+"""
+
+import dataclasses
+import difflib
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from . import files, paths
+from .errors import InputError, StageError
+from .profiles import Profile
+from .sources import source_hashes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """One notebook: notebooks/<name>.ipynb makes <run folder>/<name>/result.json."""
+
+    name: str
+    makes: str  # in words, for messages
+    inputs: tuple[str, ...] = ()  # stages whose files it reads
+    modules: tuple[str, ...] = ()  # modules of ldmseg_lib that its computation imports
+    sections: tuple[str, ...] = ()  # sections of the profile that are its parameters
+    optional: bool = False  # runs when asked for by name, not in a whole reproduction
+
+
+def _registry(*stages: Stage, last: Stage) -> dict[str, Stage]:
+    everything = tuple(stage.name for stage in stages if not stage.optional)
+    return {stage.name: stage for stage in (*stages, dataclasses.replace(last, inputs=everything))}
+
+
+_MODEL = ("data", "autoencoder", "denoiser", "image_encoder", "diffusion")
+
+STAGES = _registry(
+    Stage(
+        name="01_dataset",
+        makes="the data folder",
+        modules=("data.synthetic", "data.check", "data.panoptic"),
+        sections=("data",),
+    ),
+    Stage(
+        name="02_autoencoder",
+        makes="the mask autoencoder",
+        inputs=("01_dataset",),
+        modules=("training.autoencoder",),
+        sections=("data", "autoencoder"),
+    ),
+    Stage(
+        name="04_diffusion",
+        makes="the latent diffusion model",
+        inputs=("01_dataset", "02_autoencoder"),
+        modules=("training.diffusion",),
+        sections=_MODEL,
+    ),
+    Stage(
+        name="05_panoptic_evaluation",
+        makes="panoptic quality and mIoU",
+        inputs=("01_dataset", "02_autoencoder", "04_diffusion"),
+        modules=("pipeline", "evaluation.panoptic_quality", "evaluation.semantic_iou"),
+        sections=("data", "evaluation"),
+    ),
+    last=Stage(name="14_paper_and_ours", makes="the tables beside the paper's", modules=("results",)),
+)
+
+# Their change makes no other result; those that a stage declares itself stay in.
+_NO_PART = (
+    "errors",
+    "files",
+    "machine",
+    "paths",
+    "plots",
+    "profiles",
+    "results",
+    "sources",
+    "stage_keys",
+    "stages",
+    "supplement",
+    "tables",
+    "widgets",
+)
+# Settings that change how a run goes, not what it makes: a long training may go on with other ones.
+_NO_EFFECT = frozenset({"workers", "checkpoint_every", "keep_checkpoints", "log_every"})
+
+
+@dataclass(frozen=True)
+class Key:
+    """The key of one stage and what went into it."""
+
+    ingredients: dict[str, Any]  # stage, seed, parameters, data, sources, inputs: JSON values
+
+    @property
+    def digest(self) -> str:
+        """64 hex digits."""
+        return hashlib.sha256(json.dumps(self.ingredients, sort_keys=True).encode()).hexdigest()
+
+
+def find_stage(name: str) -> Stage:
+    """The stage `name`; its beginning is enough when only one begins so ("05").
+
+    Raises:
+        StageError: unknown, with the nearest one named.
+    """
+    matches = [STAGES[name]] if name in STAGES else [s for s in STAGES.values() if name and s.name.startswith(name)]
+    if len(matches) != 1:
+        near = difflib.get_close_matches(name, STAGES, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(STAGES)}"
+        raise StageError(f"no notebook {name!r}; {hint}")
+    return matches[0]
+
+
+def ancestors(name: str) -> list[str]:
+    """All stages that `name` needs, directly or not, in the registry's order."""
+    needed = set(find_stage(name).inputs)
+    for other in reversed(STAGES):
+        if other in needed:
+            needed |= set(STAGES[other].inputs)
+    return [other for other in STAGES if other in needed]
+
+
+def stage_keys(profile: Profile, *, seed: int = 0, data_root: str | Path | None = None) -> dict[str, Key]:
+    """The keys of all stages, in the registry's order.
+
+    Args:
+        profile: the settings, overrides included.
+        seed: of the run.
+        data_root: COCO-panoptic folder used in place of the embedded data set.
+    """
+    settings = json.loads(json.dumps(dataclasses.asdict(profile)))
+    data = None if data_root is None else data_identity(data_root)
+    keys: dict[str, Key] = {}
+    for stage in STAGES.values():
+        keys[stage.name] = Key(
+            {
+                "stage": stage.name,
+                "seed": seed,
+                "parameters": stage_parameters(stage, settings),
+                # what reads the folder after the first notebook has that notebook among its inputs
+                "data": None if stage.inputs else data,
+                "sources": source_hashes(stage.modules, without=_NO_PART),
+                "inputs": {name: keys[name].digest for name in stage.inputs},
+            }
+        )
+    return keys
+
+
+def stage_key(name: str, profile: Profile, *, seed: int = 0, data_root: str | Path | None = None) -> str:
+    """The key of the stage `name` as 64 hex digits."""
+    return stage_keys(profile, seed=seed, data_root=data_root)[find_stage(name).name].digest
+
+
+def stage_parameters(stage: Stage, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of `settings` (a profile as a dict) on which the results of `stage` depend."""
+
+    def effective(value: Any) -> Any:
+        if not isinstance(value, Mapping):
+            return value
+        return {key: effective(inner) for key, inner in value.items() if key not in _NO_EFFECT}
+
+    return {section: effective(settings[section]) for section in stage.sections if section in settings}
+
+
+def data_identity(data_root: str | Path) -> dict[str, Any]:
+    """What tells one data folder from another, or from itself after an edit: its path, its JSONs' sizes and dates."""
+    root = Path(data_root)
+    if not root.is_dir():
+        raise StageError(f"data_root {root}: no such folder; give a COCO-panoptic folder, or nothing (embedded data)")
+    annotations = sorted([*root.glob("*.json"), *root.glob("annotations/*.json")])
+    stats = {str(file.relative_to(root)): file.stat() for file in annotations}
+    # relative to the project, so that a checkout elsewhere has the same keys and a published record names no machine
+    path = Path(os.path.relpath(root.resolve(), paths.ROOT)).as_posix()
+    return {"path": path, "files": {name: [s.st_size, s.st_mtime_ns] for name, s in stats.items()}}
+
+
+def read_result(run_dir: Path, name: str) -> dict[str, Any] | None:
+    """The result record of the stage `name` in `run_dir`, or None when the stage is not finished."""
+    file = run_dir / name / "result.json"
+    return files.read_json(file) if file.exists() else None
+
+
+def differences(stage: Stage, key: Key, record: Mapping[str, Any]) -> list[str]:
+    """Why `record`, a result or key file of `stage`, does not fit `key`: one short phrase a cause."""
+    now, causes = key.ingredients, []
+    if record.get("seed") != now["seed"]:
+        causes.append(f"seed {record.get('seed')} -> {now['seed']}")
+    then = _flat(stage_parameters(stage, record.get("parameters", {})))
+    for name, value in _flat(now["parameters"]).items():
+        if then.get(name) != value:
+            causes.append(f"{name} {then.get(name)} -> {value}")
+    if record.get("data") != now["data"]:
+        causes.append("another data folder, or its annotations changed")
+    sources = record.get("sources", {})
+    for module in sorted(sources.keys() | now["sources"].keys()):
+        if sources.get(module) != now["sources"].get(module):
+            causes.append(f"ldmseg_lib/{module.replace('.', '/')}.py changed")
+    inputs = record.get("inputs", {})
+    causes += [f"{name} changed" for name, value in now["inputs"].items() if inputs.get(name) != value]
+    return causes or ["its settings changed"]
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
+    return flat
+
+
+def check_run_folder(run_dir: Path, profile_name: str, seed: int) -> None:
+    """Claim `run_dir` for a profile and seed, in its run.json.
+
+    Raises:
+        StageError: the folder belongs to a run of another profile or seed.
+    """
+    file, ours = run_dir / "run.json", {"profile": profile_name, "seed": seed}
+    if not file.exists():
+        files.write_json(file, ours)
+        return
+    try:
+        theirs = files.read_json(file)
+    except InputError as error:
+        raise StageError(f"{error}; remove the file if {run_dir} is a run of profile {profile_name}") from None
+    if theirs != ours:
+        raise StageError(
+            f"{run_dir} was made by profile {theirs.get('profile')} with seed {theirs.get('seed')}, not by profile "
+            f"{profile_name} with seed {seed}; give another run_dir"
+        )
+
+
+def key_file(run_dir: Path, name: str) -> Path:
+    """Snakemake's input for the stage `name`: rewritten only when the key changes."""
+    return run_dir / "keys" / f"{name}.key"
+
+
+def done_file(run_dir: Path, name: str) -> Path:
+    """Snakemake's output for the stage `name`; not result.json, as Snakemake removes outputs before it runs a job."""
+    return run_dir / "keys" / f"{name}.done"
+
+
+def sync(run_dir: Path, name: str, key: Key) -> bool:
+    """Make dates say what keys say: `done_file` exists, newer than `key_file`, just when the result is that of `key`.
+
+    Returns:
+        Whether the stage is finished with `key`.
+    """
+    written, done = key_file(run_dir, name), done_file(run_dir, name)
+    text = json.dumps(key.ingredients, indent=2) + "\n"
+    if not written.exists() or written.read_text() != text:
+        files.write_text(written, text)
+    record = read_result(run_dir, name)
+    if record is None or record.get("key") != key.digest:
+        done.unlink(missing_ok=True)
+        return False
+    if not done.exists() or done.stat().st_mtime_ns < written.stat().st_mtime_ns:
+        done.touch()
+    return True

@@ -1,0 +1,115 @@
+"""Every table of a run: a pure function from result records to a DataFrame, and an entry in TABLES.
+
+Metrics are fractions in result records and percent in tables. The records are those of `StageRun.finish`, by stage.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import pandas as pd
+
+from .supplement import supplement
+
+Records = Mapping[str, Mapping[str, Any]]  # stage name to result record
+
+
+@dataclass(frozen=True)
+class Table:
+    """One table of a run. It is made when all of `stages` have a result."""
+
+    name: str
+    title: str
+    stages: tuple[str, ...]
+    build: Callable[[Records], pd.DataFrame]
+    decimals: Mapping[str, int] = field(default_factory=dict)  # per column; 1 where not given
+    in_readme: bool = True
+
+
+def percent(fraction: float | None) -> float | None:
+    """A fraction as percent; None stays None."""
+    return None if fraction is None else 100.0 * fraction
+
+
+def panoptic_quality(results: Records) -> pd.DataFrame:
+    """The four ways of cleaning predictions, beside Table S2 at the same number of denoising steps.
+
+    Notebook 05's metrics hold `variants`: for each of "arg max", "+ threshold", "+ area" and "+ both", in this order,
+    `{"name", "class_agnostic", "panoptic", "miou"}`; the two in the middle are what `PanopticQuality.compute` returns.
+    """
+    record = results["05_panoptic_evaluation"]
+    rows = []
+    for variant in record["metrics"]["variants"]:
+        agnostic, panoptic = variant["class_agnostic"], variant["panoptic"]
+        rows.append(
+            {
+                "predictions": variant["name"],
+                **{f"class-agn. {key.upper()}": percent(agnostic["All"][key]) for key in ("pq", "sq", "rq")},
+                "mIoU": percent(variant["miou"]),
+                **{key.upper(): percent(panoptic["All"][key]) for key in ("pq", "sq", "rq")},
+                "PQ things": percent(panoptic["Things"]["pq"]),
+                "PQ stuff": percent(panoptic["Stuff"]["pq"]),
+            }
+        )
+    paper = paper_steps(record)
+    rows.append(
+        {
+            "predictions": f"paper, COCO, + both, {paper['iters']:.0f} steps",
+            **{f"class-agn. {key.upper()}": paper[f"class_agnostic_{key}"] for key in ("pq", "sq", "rq")},
+            "mIoU": paper["miou"],
+            **{key.upper(): paper[key] for key in ("pq", "sq", "rq")},
+        }
+    )
+    return pd.DataFrame(rows)
+
+
+def paper_steps(record: Mapping[str, Any]) -> pd.Series:
+    """The row of Table S2 with as many denoising steps as `record` used, or the nearest number of them."""
+    steps, table = record["parameters"]["evaluation"]["num_inference_steps"], supplement("table_s2")
+    return table.iloc[(table["iters"] - steps).abs().argmin()]
+
+
+def ours_and_paper(results: Records) -> pd.DataFrame:
+    """One line a quantity that the supplement reports and this run measured."""
+    rows: list[dict[str, Any]] = []
+
+    def add(quantity: str, ours: float | None, paper: float | None, place: str) -> None:
+        rows.append({"quantity": quantity, "ours": ours, "paper": paper, "place in the supplement": place})
+
+    if "02_autoencoder" in results:
+        quality = results["02_autoencoder"]["metrics"]["reconstruction"]
+        paper = supplement("table_s1").set_index("encoding").loc["bit encoding"]
+        add("autoencoder, class-agnostic PQ", percent(quality["pq"]), paper["pq"], "Table S1, bit encoding")
+        add("autoencoder, mIoU", percent(quality["miou"]), paper["miou"], "Table S1, bit encoding")
+    if "05_panoptic_evaluation" in results:
+        record = results["05_panoptic_evaluation"]
+        best, paper = record["metrics"]["variants"][-1], paper_steps(record)
+        place = f"Table S2, {paper['iters']:.0f} iterations"
+        for key in ("pq", "sq", "rq"):
+            agnostic = percent(best["class_agnostic"]["All"][key])
+            add(f"class-agnostic {key.upper()}", agnostic, paper[f"class_agnostic_{key}"], place)
+        add("mIoU", percent(best["miou"]), paper["miou"], place)
+        for key in ("pq", "sq", "rq"):
+            add(f"panoptic {key.upper()}", percent(best["panoptic"]["All"][key]), paper[key], place)
+        for group in ("Things", "Stuff"):
+            add(f"panoptic PQ, {group.lower()}", percent(best["panoptic"][group]["pq"]), None, "")
+    return pd.DataFrame(rows)
+
+
+TABLES = {
+    table.name: table
+    for table in (
+        Table(
+            name="panoptic_quality",
+            title="Panoptic quality by post-processing",
+            stages=("05_panoptic_evaluation",),
+            build=panoptic_quality,
+        ),
+        Table(
+            name="ours_and_paper",
+            title="This run beside the supplement",
+            stages=("02_autoencoder",),
+            build=ours_and_paper,
+        ),
+    )
+}
