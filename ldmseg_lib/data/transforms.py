@@ -49,10 +49,15 @@ def resize_nearest(array: Num[np.ndarray, "height width"], size: int) -> Num[np.
     """A map at `size` x `size` pixels, each the value at its block's centre (512 to 64 takes 4, 12, 20, ...)."""
     if array.shape == (size, size):
         return array
-    rows, columns = (
-        np.minimum((np.arange(size) + 0.5) * (side / size), side - 1).astype(np.intp) for side in array.shape
-    )
+    rows, columns = (_centres(side, size) for side in array.shape)
     return array[rows[:, None], columns]
+
+
+def _centres(side: int, size: int) -> np.ndarray:
+    """Where the centres of `size` equal blocks of `side` pixels fall; summed step by step, as Pillow does."""
+    steps = np.full(size, side / size)
+    steps[0] *= 0.5
+    return np.minimum(np.cumsum(steps), side - 1).astype(np.intp)
 
 
 def mirror(array: Shaped[np.ndarray, "height width *channels"]) -> Shaped[np.ndarray, "height width *channels"]:
