@@ -1,0 +1,171 @@
+"""The state of a segmentation that is being edited, with undo and redo of any depth. Pure NumPy; no widget."""
+
+import json
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Int
+
+from ..errors import InputError
+from .raster import pack, unpack
+
+Segments = tuple[dict[str, Any], ...]
+
+
+@dataclass(frozen=True)
+class Edit:
+    """One edit, as the difference it makes: XOR-ing it in does it, XOR-ing it in once more undoes it."""
+
+    label: str
+    region: bytes
+    ids: bytes
+    segments: tuple[Segments, Segments] | None
+    picture: tuple[str, str] | None
+
+
+class EditHistory:
+    """Ids, hidden region, segments and picture under edit, and every edit that led there.
+
+    `ids` is int32 [height, width]; `region` is bool [height, width], true where the segmentation is hidden and to be
+    imagined anew; `picture` names the image ("" is the first one). All are replaced by an edit, never changed in place.
+    """
+
+    def __init__(
+        self, ids: Int[np.ndarray, "height width"], segments: Sequence[dict[str, Any]] = (), picture: str = ""
+    ) -> None:
+        self.ids = np.array(ids, np.int32)
+        self.region = np.zeros(self.ids.shape, bool)
+        self.segments: Segments = tuple(segments)
+        self.picture = picture
+        self.edits: list[Edit] = []
+        self.done = 0
+        self._packed_ids: tuple[np.ndarray, bytes] | None = None
+        self._freeze()
+
+    def _freeze(self) -> None:
+        self.ids.flags.writeable = False
+        self.region.flags.writeable = False
+
+    def change(
+        self,
+        label: str,
+        *,
+        region: Bool[np.ndarray, "height width"] | None = None,
+        ids: Int[np.ndarray, "height width"] | None = None,
+        segments: Sequence[dict[str, Any]] | None = None,
+        picture: str | None = None,
+    ) -> bool:
+        """Make one edit, forgetting what was undone before it; false when it changes nothing, which is not kept."""
+        new_region = self.region if region is None else region
+        new_ids = self.ids if ids is None else np.asarray(ids, np.int32)
+        new_segments = self.segments if segments is None else tuple(segments)
+        new_picture = self.picture if picture is None else picture
+        edit = Edit(
+            label,
+            b"" if np.array_equal(new_region, self.region) else zlib.compress(pack(new_region ^ self.region), 1),
+            b"" if np.array_equal(new_ids, self.ids) else zlib.compress((new_ids ^ self.ids).tobytes(), 1),
+            None if new_segments == self.segments else (self.segments, new_segments),
+            None if new_picture == self.picture else (self.picture, new_picture),
+        )
+        if not (edit.region or edit.ids or edit.segments or edit.picture):
+            return False
+        del self.edits[self.done :]
+        self.edits.append(edit)
+        self.done += 1
+        self._apply(edit, forward=True)
+        return True
+
+    def _apply(self, edit: Edit, *, forward: bool) -> None:
+        if edit.region:
+            self.region = self.region ^ unpack(zlib.decompress(edit.region), self.region.shape)
+        if edit.ids:
+            change = np.frombuffer(zlib.decompress(edit.ids), np.int32).reshape(self.ids.shape)
+            self.ids = self.ids ^ change
+        if edit.segments:
+            self.segments = edit.segments[forward]
+        if edit.picture:
+            self.picture = edit.picture[forward]
+        self._freeze()
+
+    @property
+    def undo_label(self) -> str | None:
+        """What `undo` would take back, or None."""
+        return self.edits[self.done - 1].label if self.done else None
+
+    @property
+    def redo_label(self) -> str | None:
+        """What `redo` would do again, or None."""
+        return self.edits[self.done].label if self.done < len(self.edits) else None
+
+    def undo(self) -> bool:
+        """Take the last edit back; false when there is none."""
+        if not self.done:
+            return False
+        self.done -= 1
+        self._apply(self.edits[self.done], forward=False)
+        return True
+
+    def redo(self) -> bool:
+        """Do the edit that was undone last once more; false when there is none."""
+        if self.done == len(self.edits):
+            return False
+        self._apply(self.edits[self.done], forward=True)
+        self.done += 1
+        return True
+
+    def pictures(self) -> set[str]:
+        """Every picture that the state, an undo or a redo can need."""
+        return {self.picture} | {name for edit in self.edits if edit.picture for name in edit.picture}
+
+    def to_arrays(self) -> dict[str, np.ndarray]:
+        """The whole history as uint8 arrays: `ids` (zlib of int32), `region` (zlib of its bits), `edits`, `header` (JSON)."""
+        if self._packed_ids is None or self._packed_ids[0] is not self.ids:
+            self._packed_ids = self.ids, zlib.compress(self.ids.tobytes(), 1)
+        header = {
+            "shape": self.ids.shape,
+            "done": self.done,
+            "picture": self.picture,
+            "segments": self.segments,
+            "edits": [
+                {"label": e.label, "sizes": [len(e.region), len(e.ids)], "segments": e.segments, "picture": e.picture}
+                for e in self.edits
+            ],
+        }
+        files = {
+            "ids": self._packed_ids[1],
+            "region": zlib.compress(pack(self.region), 1),
+            "edits": b"".join(e.region + e.ids for e in self.edits),
+            "header": json.dumps(header).encode(),
+        }
+        return {name: np.frombuffer(data, np.uint8) for name, data in files.items()}
+
+    @classmethod
+    def from_arrays(cls, arrays: dict[str, np.ndarray]) -> "EditHistory":
+        """The history that `to_arrays` described.
+
+        Raises:
+            InputError: the arrays do not fit together.
+        """
+        try:
+            header = json.loads(arrays["header"].tobytes())
+            height, width = header["shape"]
+            ids = np.frombuffer(zlib.decompress(arrays["ids"]), np.int32).reshape(height, width)
+            history = cls(ids, header["segments"], header["picture"])
+            history.region = unpack(zlib.decompress(arrays["region"]), (height, width))
+            data, at = arrays["edits"].tobytes(), 0
+            for entry in header["edits"]:
+                middle, end = at + entry["sizes"][0], at + sum(entry["sizes"])
+                before_after = entry["segments"] and (tuple(entry["segments"][0]), tuple(entry["segments"][1]))
+                picture = entry["picture"] and (entry["picture"][0], entry["picture"][1])
+                history.edits.append(Edit(entry["label"], data[at:middle], data[middle:end], before_after, picture))
+                at = end
+            if at != len(data) or not 0 <= header["done"] <= len(history.edits):
+                raise ValueError("lengths differ")
+            history.done = header["done"]
+        except (KeyError, IndexError, TypeError, ValueError, zlib.error) as error:
+            raise InputError(f"not a session of the editor ({error})") from None
+        history._freeze()
+        return history

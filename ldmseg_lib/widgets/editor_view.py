@@ -1,0 +1,158 @@
+"""The editor's page side: what is sent to the browser, and what the browser asks for."""
+
+import os
+import re
+import threading
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+import anywidget
+import numpy as np
+import traitlets
+from jaxtyping import Bool, Int
+
+from ..errors import InputError
+from .pictures import Photo, photo_file
+from .raster import pack
+
+_FOLDER = Path(__file__).parent
+_SCRIPTS = ("mask_editor_raster.js", "mask_editor_canvas.js", "mask_editor_tools.js", "mask_editor_panel.js", "mask_editor.js")
+UPLOAD_PARTS = 64
+MAX_CLIENTS = 64
+
+
+def browser_behind() -> bool:
+    """Whether the cell that runs now was sent by a page that can show a widget.
+
+    Papermill and nbconvert send cells through jupyter_client, whose messages are numbered ("session_pid_count"), and
+    say nothing of the cell; JupyterLab, Notebook, VS Code and Colab do neither. Voila uses jupyter_client for a page.
+    """
+    try:
+        from IPython import get_ipython
+
+        parent = get_ipython().kernel.get_parent()  # type: ignore[no-untyped-call, union-attr]
+    except (ImportError, AttributeError):
+        return False
+    numbered = re.search(r"_\d+_\d+$", str(parent.get("header", {}).get("msg_id", "")))
+    return not numbered or bool(parent.get("metadata")) or os.environ.get("SERVER_SOFTWARE", "").startswith("voila")
+
+
+class Editor(Protocol):
+    """What the page may ask of an editor; each refuses with InputError after it has shown why."""
+
+    def request(self, content: dict[str, Any]) -> None:
+        """Do one thing that the page asks for."""
+        ...
+
+    def open_photo(self, source: bytes, *, name: str) -> None:
+        """Take an uploaded file."""
+        ...
+
+
+class EditorView(anywidget.AnyWidget):
+    """The widget. All state flows from Python to the page in these traits; the page answers in messages alone.
+
+    An edit comes as {"client", "seq", "op", ...}: each view of the editor is a client that numbers its edits, keeps them
+    until `acks[client]` has reached their number, and draws them meanwhile on top of what Python sent. JupyterLab may
+    deliver messages on two threads and out of order, so that edits are put in order here.
+    """
+
+    _esm = "\n".join((_FOLDER / script).read_text("utf-8") for script in _SCRIPTS)
+    _css = (_FOLDER / "mask_editor.css").read_text("utf-8")
+
+    photo = traitlets.Bytes(b"").tag(sync=True)
+    ids_z = traitlets.Bytes(b"").tag(sync=True)
+    region_z = traitlets.Bytes(b"").tag(sync=True)
+    candidates_z = traitlets.Bytes(b"").tag(sync=True)
+    state = traitlets.Dict().tag(sync=True)
+    progress = traitlets.Dict().tag(sync=True)
+    acks = traitlets.Dict().tag(sync=True)
+    rev = traitlets.Int(0).tag(sync=True)
+
+    def __init__(self, editor: Editor, lock: threading.RLock) -> None:  # type: ignore[valid-type]
+        self._editor, self._lock = editor, lock
+        self._shown: dict[str, Any] = {}
+        self._next: dict[str, int] = {}
+        self._waiting: dict[str, dict[int, dict[str, Any]]] = {}
+        self._uploads: dict[str, list[bytes | None]] = {}
+        super().__init__()
+        self.on_msg(self._receive)
+
+    def show(
+        self,
+        *,
+        photo: Photo,
+        ids: Int[np.ndarray, "height width"],
+        region: Bool[np.ndarray, "height width"],
+        candidates: list[Int[np.ndarray, "height width"]],
+        state: dict[str, Any],
+        progress: dict[str, Any],
+    ) -> None:
+        """Send what changed, in one message. Arrays are compared by identity: the editor replaces them, never writes."""
+        encoders: dict[str, tuple[Any, Callable[[], bytes]]] = {
+            "photo": (photo, lambda: photo_file(photo)),
+            "ids_z": (ids, lambda: zlib.compress(ids.astype("<i4").tobytes(), 1)),
+            "region_z": (region, lambda: zlib.compress(pack(region), 1)),
+            "candidates_z": (candidates, lambda: zlib.compress(b"".join(c.astype("<i4").tobytes() for c in candidates), 1)),
+        }
+        with self.hold_sync():
+            for name, (value, encode) in encoders.items():
+                if name not in self._shown or self._shown[name] is not value:
+                    self._shown[name] = value
+                    setattr(self, name, encode())
+            self.state = state
+            self.progress = progress
+            self.acks = {client: number - 1 for client, number in self._next.items()}
+            self.rev += 1
+
+    def show_progress(self, progress: dict[str, Any]) -> None:
+        """Send the progress alone."""
+        self.progress = progress
+
+    def _receive(self, _: Any, content: dict[str, Any], buffers: list[Any]) -> None:
+        # whatever is wrong has been shown on the page, where the request came from
+        try:
+            if content.get("type") == "upload":
+                self._collect(content, buffers)
+            elif content.get("type") == "edit":
+                with self._lock:
+                    self._in_order(content)
+            else:
+                self._editor.request(content)
+        except InputError:
+            pass
+
+    def _in_order(self, content: dict[str, Any]) -> None:
+        client, number = str(content["client"]), int(content["seq"])
+        if client not in self._next:
+            for old in list(self._next)[: len(self._next) + 1 - MAX_CLIENTS]:
+                del self._next[old]
+                self._waiting.pop(old, None)
+            self._next[client] = 1
+        waiting = self._waiting.setdefault(client, {})
+        if number >= self._next[client]:
+            waiting[number] = content
+        while (edit := waiting.pop(self._next[client], None)) is not None:
+            self._next[client] += 1
+            try:
+                self._editor.request(edit)
+            except InputError:
+                pass
+        if self.acks.get(client) != self._next[client] - 1:
+            # the edit changed nothing, or was refused: the page must still learn that it was seen
+            with self.hold_sync():
+                self.acks = {**self.acks, client: self._next[client] - 1}
+                self.rev += 1
+
+    def _collect(self, content: dict[str, Any], buffers: list[Any]) -> None:
+        """A file arrives in parts of 1 MiB, because servers close connections that carry large messages."""
+        key, part, parts = str(content["upload"]), int(content["part"]), int(content["parts"])
+        if not 0 <= part < parts <= UPLOAD_PARTS:
+            return
+        received = self._uploads.setdefault(key, [None] * parts)
+        received[part] = bytes(buffers[0])
+        if all(data is not None for data in received):
+            del self._uploads[key]
+            self._editor.open_photo(b"".join(data for data in received if data is not None), name=str(content["name"]))
