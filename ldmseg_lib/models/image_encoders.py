@@ -50,19 +50,20 @@ class SmallImageEncoder(ModelMixin, ConfigMixin):
     """A small convolutional encoder, trained with the denoiser: for the embedded scenes, where no weights exist.
 
     Args:
-        channels: widths, multiples of 8; each after the first halves the resolution.
+        channels: widths, multiples of 8; each halves the resolution.
         out_channels: channels of the feature map.
     """
 
     config_name = "config.json"
 
     @register_to_config
-    def __init__(self, *, channels: tuple[int, ...] = (32, 64, 128), out_channels: int = 64) -> None:
+    def __init__(self, *, channels: tuple[int, ...] = (48, 96), out_channels: int = 64) -> None:
         super().__init__()
-        layers: list[nn.Module] = [nn.Conv2d(3, channels[0], 3, padding=1), _ResidualBlock(channels[0])]
-        for narrow, wide in zip(channels[:-1], channels[1:], strict=True):
-            layers += [nn.Conv2d(narrow, wide, 3, stride=2, padding=1), _ResidualBlock(wide)]
-        layers += [nn.GroupNorm(8, channels[-1]), nn.SiLU(), nn.Conv2d(channels[-1], out_channels, 1)]
+        layers: list[nn.Module] = []
+        for narrow, wide in zip((3, *channels[:-1]), channels, strict=True):
+            layers += [nn.Conv2d(narrow, wide, 4, stride=2, padding=1), _ResidualBlock(wide)]
+        width = channels[-1]
+        layers += [_ResidualBlock(width), nn.GroupNorm(8, width), nn.SiLU(), nn.Conv2d(width, out_channels, 1)]
         self.layers = nn.Sequential(*layers)
         self.out_channels = out_channels
         self.trainable = True
@@ -180,7 +181,7 @@ def build_image_encoder(profile: Profile) -> ImageEncoder:
     """
     settings = profile.image_encoder
     if settings.kind == "small":
-        return SmallImageEncoder(channels=settings.channels or (32, 64, 128), out_channels=settings.out_channels)
+        return SmallImageEncoder(channels=settings.channels or (48, 96), out_channels=settings.out_channels)
     if settings.pretrained is None:
         raise InputError(f"image_encoder.kind {settings.kind!r} needs weights: set image_encoder.pretrained to their folder")
     if settings.kind == "sd_vae":

@@ -1,0 +1,40 @@
+"""The training and the validation split of a data folder, as a profile wants them."""
+
+from pathlib import Path
+
+from ..profiles import Profile
+from .panoptic import PanopticDataset
+
+
+def training_split(profile: Profile, root: str | Path, *, seed: int = 0, depth: bool = False) -> PanopticDataset:
+    """The training images with the paper's augmentation (square resize, horizontal flip) and the profile's filters."""
+    data = profile.data
+    return PanopticDataset(
+        root,
+        "train",
+        image_size=data.image_size,
+        crop_size=data.crop_size,
+        num_ids=data.num_ids,
+        augment=True,
+        seed=seed,
+        unlabelled=data.unlabelled,
+        min_train_area=data.min_train_area,
+        depth=depth,
+        id_order=data.id_order,
+    )
+
+
+def validation_split(profile: Profile, root: str | Path, *, seed: int = 0, depth: bool = False) -> PanopticDataset:
+    """The validation images, whole and unaugmented; as many as the profile evaluates."""
+    data = profile.data
+    return PanopticDataset(
+        root,
+        "val",
+        image_size=data.image_size,
+        num_ids=data.num_ids,
+        seed=seed,
+        unlabelled=data.unlabelled,
+        depth=depth,
+        id_order=data.id_order,
+        max_images=profile.evaluation.num_images,
+    )

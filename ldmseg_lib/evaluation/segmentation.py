@@ -1,0 +1,141 @@
+"""Judging a pipeline on a validation split: sample once, then decode and score in as many ways as asked."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from ..data.panoptic import GroundTruth, PanopticDataset
+from ..pipeline import LDMSegPipeline, PanopticOutput
+from ..randomness import torch_generator
+from .panoptic_quality import PanopticQuality
+from .semantic_iou import SemanticIoU
+
+
+@dataclass(frozen=True)
+class Cleaning:
+    """How decoded logits become segments: supplement A's threshold and minimum area, or neither."""
+
+    threshold: float
+    min_area: int
+
+
+ARG_MAX = Cleaning(threshold=0.0, min_area=0)
+
+
+class SegmentationScores:
+    """Class-agnostic PQ, panoptic PQ and mIoU over images, from pipeline outputs and ground truth.
+
+    Class-agnostic PQ takes the instance ids before classes are voted and before equal stuff is merged.
+    """
+
+    def __init__(self, dataset: PanopticDataset) -> None:
+        self.class_agnostic = PanopticQuality(dataset.categories, class_agnostic=True)
+        self.panoptic = PanopticQuality(dataset.categories)
+        self.semantic = SemanticIoU(dataset.num_classes)
+        self.class_index = dataset.class_index
+
+    def update(self, truth: GroundTruth, output: PanopticOutput, index: int) -> None:
+        """Add the `index`-th image of `output`, whose ground truth is `truth`."""
+        ids = output.instance_ids[index]
+        found = [{"id": int(i), "category_id": 1} for i in np.unique(ids) if i]
+        self.class_agnostic.update(truth.ids, truth.segments, ids, found)
+        self.panoptic.update(truth.ids, truth.segments, output.ids[index], output.segments[index])
+        self.semantic.update(semantic_map(truth, self.class_index), output.semantic[index])
+
+    def compute(self) -> dict[str, Any]:
+        """{"class_agnostic", "panoptic"} as `PanopticQuality.compute`, {"miou", "iou"} of the semantic map."""
+        semantic = self.semantic.compute()
+        return {
+            "class_agnostic": self.class_agnostic.compute(),
+            "panoptic": self.panoptic.compute(),
+            "miou": semantic["miou"],
+            "iou": semantic["per_class"],
+        }
+
+
+def semantic_map(truth: GroundTruth, class_index: Mapping[int, int]) -> np.ndarray:
+    """Class indices [H, W] of a ground truth, 0 where it is void."""
+    known, places = np.unique(truth.ids, return_inverse=True)
+    classes = {segment["id"]: class_index[segment["category_id"]] for segment in truth.segments}
+    return np.array([classes.get(int(i), 0) for i in known], dtype=np.int32)[places].reshape(truth.ids.shape)
+
+
+@dataclass
+class Sampled:
+    """Clean latents of a group of images, with what is needed to decode and to judge them."""
+
+    truths: list[GroundTruth]
+    latents: dict[str, Tensor]
+    sizes: list[tuple[int, int]]
+    estimates: list[dict[str, Tensor]] = field(default_factory=list)  # after each step, if asked for
+
+
+def sample_split(
+    pipeline: LDMSegPipeline,
+    dataset: PanopticDataset,
+    *,
+    seed: int,
+    num_inference_steps: int,
+    batch_size: int,
+    tasks: Sequence[str] = ("instance", "semantic"),
+    sampler: str | None = None,
+    indices: Sequence[int] | None = None,
+    keep_estimates: bool = False,
+    progress: bool = True,
+) -> Iterator[Sampled]:
+    """Sample the images of a split, batch by batch. Each image's noise comes from (seed, image id) alone."""
+    indices = range(len(dataset)) if indices is None else indices
+    starts = range(0, len(indices), batch_size)
+    for start in tqdm(starts, desc=f"{num_inference_steps} steps", unit="batch", disable=not progress):
+        truths = [dataset.ground_truth(i) for i in indices[start : start + batch_size]]
+        features = pipeline.encode_image([truth.image for truth in truths])
+        estimates: list[dict[str, Tensor]] = []
+        latents = pipeline.predict(
+            features,
+            num_inference_steps=num_inference_steps,
+            tasks=tasks,
+            generators=[torch_generator(seed, "sample", truth.image_id) for truth in truths],
+            sampler=sampler,
+            on_estimate=(lambda _, latents: estimates.append(latents)) if keep_estimates else None,
+        )
+        yield Sampled(truths, latents, features.sizes, estimates)
+
+
+def evaluate_segmentation(
+    pipeline: LDMSegPipeline,
+    dataset: PanopticDataset,
+    *,
+    seed: int,
+    num_inference_steps: int,
+    batch_size: int,
+    cleanings: Mapping[str, Cleaning],
+    sampler: str | None = None,
+) -> tuple[dict[str, dict[str, Any]], dict[str, PanopticOutput]]:
+    """Scores of every way of cleaning, all from the same samples, and the predictions themselves.
+
+    Returns:
+        ({name: scores as `SegmentationScores.compute`}, {name: predictions in the data set's order}).
+    """
+    scores = {name: SegmentationScores(dataset) for name in cleanings}
+    outputs = {name: PanopticOutput() for name in cleanings}
+    for group in sample_split(
+        pipeline,
+        dataset,
+        seed=seed,
+        num_inference_steps=num_inference_steps,
+        batch_size=batch_size,
+        sampler=sampler,
+    ):
+        for name, cleaning in cleanings.items():
+            output = pipeline.decode(
+                group.latents, group.sizes, threshold=cleaning.threshold, min_area=cleaning.min_area
+            )
+            for index, truth in enumerate(group.truths):
+                scores[name].update(truth, output, index)
+            outputs[name].extend(output)
+    return {name: score.compute() for name, score in scores.items()}, outputs
