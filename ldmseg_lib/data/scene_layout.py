@@ -1,4 +1,4 @@
-"""What stands where in a scene of the embedded data set, drawn from a random generator."""
+"""What stands where in a scene of the embedded data set, and what it is made of, drawn from a random generator."""
 
 import colorsys
 import math
@@ -135,28 +135,35 @@ def _pose(rng: np.random.Generator, shape: str, size: float) -> tuple[np.ndarray
     return turn, scale, float(scale[1])
 
 
+_UNPAINTED = Material("plain", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), (1.0, 1.0))
+
+
 def _place_things(rng: np.random.Generator, plan: Plan, count: int) -> tuple[Thing, ...]:
     """Up to `count` things that touch neither each other nor a wall, and whose centres are in the picture."""
     camera = plan.camera
     nearest = camera.height / math.tan(camera.pitch + math.atan(camera.half_width))
-    farthest = min([8.5] + [wall.distance - 0.3 for wall in plan.walls])
+    # the first wall is the one straight ahead
+    farthest = min([8.5] + [wall.distance - 0.3 for wall in plan.walls[:1]])
     things: list[Thing] = []
+    taken: list[tuple[float, float, float]] = []
     crowding = 1.12 - 0.055 * count
     for _ in range(12 * count):
         shape = str(rng.choice(list(_FAMILIES)))
-        size = crowding * rng.uniform(0.55, 1.0)
+        size = crowding * rng.uniform(0.62, 1.05)
         rotation, scale, height = _pose(rng, shape, size)
         first = nearest + 0.9 * size
         z = rng.uniform(first, max(farthest - size, first))
         x = rng.uniform(-0.86, 0.86) * camera.half_width * z
-        thing = Thing(shape, np.array([x, height, z]), rotation, scale, _thing_material(rng, shape))
-        if any(wall.away @ thing.centre + thing.spread > wall.distance for wall in plan.walls):
+        thing = Thing(shape, np.array([x, height, z]), rotation, scale, _UNPAINTED)
+        spread = thing.spread
+        if any(math.hypot(x - other_x, z - other_z) < spread + other for other_x, other_z, other in taken):
             continue
-        if plan.boundary and plan.ground[1][0] == "water" and plan.boundary.beyond(x, z) > -0.7 * thing.spread:
+        if any(wall.away @ thing.centre + spread > wall.distance for wall in plan.walls):
             continue
-        if any(np.hypot(*(thing.centre - other.centre)[[0, 2]]) < thing.spread + other.spread for other in things):
+        if plan.boundary and plan.ground[1][0] == "water" and plan.boundary.beyond(x, z) > -0.7 * spread:
             continue
-        things.append(thing)
+        things.append(replace(thing, material=_thing_material(rng, shape)))
+        taken.append((x, z, spread))
         if len(things) == count:
             break
     return tuple(things)
@@ -164,20 +171,21 @@ def _place_things(rng: np.random.Generator, plan: Plan, count: int) -> tuple[Thi
 
 def _surroundings(rng: np.random.Generator) -> Plan:
     """A scene without things: a room, a meadow, a walled garden, a beach or a terrace."""
-    kind = str(rng.choice(["room", "meadow", "garden", "beach", "terrace"], p=[0.36, 0.14, 0.14, 0.2, 0.16]))
+    kind = str(rng.choice(["room", "meadow", "garden", "beach", "terrace"], p=[0.4, 0.18, 0.12, 0.15, 0.15]))
     camera = Camera(rng.uniform(1.5, 2.4), math.radians(rng.uniform(5, 15)), rng.uniform(0.46, 0.54))
     ground = {"room": "floor", "meadow": "grass", "garden": "grass", "beach": "sand", "terrace": "floor"}[kind]
     materials = [(ground, _ground_material(rng, ground))]
-    boundary, walls = None, ()
+    boundary: Boundary | None = None
+    walls: tuple[Wall, ...] = ()
     if kind == "room":
         angle = rng.uniform(-0.25, 0.25)
-        walls = (Wall(angle, rng.uniform(6.0, 9.0), 30.0),)
+        walls = (Wall(angle, rng.uniform(7.0, 10.0), 30.0),)
         if rng.random() < 0.5:
-            side = float(rng.choice([-1, 1]))
-            walls += (Wall(angle + side * math.pi / 2, rng.uniform(2.4, 3.6), 30.0),)
+            # on the side where it leads away from the view and leaves room
+            walls += (Wall(angle + math.copysign(math.pi / 2, angle), rng.uniform(2.2, 3.2), 30.0),)
     elif kind == "garden":
         walls = (Wall(rng.uniform(-0.2, 0.2), rng.uniform(6.5, 9.5), rng.uniform(2.0, 3.2)),)
-    if kind == "beach" or kind == "terrace" or (kind in ("meadow", "garden") and rng.random() < 0.35):
+    if kind == "beach" or kind == "terrace" or (kind in ("meadow", "garden") and rng.random() < 0.2):
         beyond = {
             "beach": "water",
             "terrace": str(rng.choice(["water", "grass"])),
@@ -225,8 +233,7 @@ def _light(rng: np.random.Generator, *, indoors: bool) -> Light:
     return Light(direction, (1.15, 1.08, 0.95), 0.05, (0.3, 0.36, 0.46), (0.15, 0.14, 0.11))
 
 
-def plan_scene(rng: np.random.Generator, *, min_things: int, max_things: int) -> Plan:
-    """Draw a scene with up to `max_things` things; fewer than `min_things` are placed only where there is no room."""
+def plan_scene(rng: np.random.Generator, *, things: int) -> Plan:
+    """Draw a scene with `things` things; where there is no room, fewer."""
     plan = _surroundings(rng)
-    count = int(rng.integers(min_things, max_things + 1))
-    return replace(plan, things=_place_things(rng, plan, count))
+    return replace(plan, things=_place_things(rng, plan, things))

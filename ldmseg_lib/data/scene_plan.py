@@ -53,7 +53,7 @@ class Thing:
     def spread(self) -> float:
         """The radius of the upright cylinder around it: things further apart than their spreads do not touch."""
         upright = int(np.abs(self.rotation[1]).argmax())
-        if upright == 1 and self.shape != "box" or self.shape == "sphere":
+        if (upright == 1 and self.shape != "box") or self.shape == "sphere":
             return float(self.scale[0])
         return float(np.hypot(*np.delete(self.half, upright)))
 
@@ -67,7 +67,7 @@ class Boundary:
     wave: float
     phase: float
 
-    def beyond(self, x: np.ndarray, z: np.ndarray) -> np.ndarray:
+    def beyond(self, x: np.ndarray | float, z: np.ndarray | float) -> np.ndarray | float:
         """How far beyond the line the points of the ground lie, in metres (negative: before it)."""
         along = x * math.cos(self.angle) - z * math.sin(self.angle)
         across = x * math.sin(self.angle) + z * math.cos(self.angle)

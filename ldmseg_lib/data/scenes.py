@@ -13,7 +13,7 @@ from .scene_layout import plan_scene
 from .scene_plan import Plan
 
 # Raised with every change of what a seed draws, so that a folder drawn by another version is noticed.
-VERSION = 1
+VERSION = 2
 
 CATEGORIES: list[dict[str, Any]] = [
     {"id": 1, "name": "sphere", "isthing": 1, "supercategory": "object", "color": [214, 48, 80]},
@@ -32,8 +32,8 @@ CATEGORIES: list[dict[str, Any]] = [
 
 _CATEGORY = {category["name"]: category for category in CATEGORIES}
 
-# Shares of the picture: 12 pixels at 64 x 64 for a thing, 64 for stuff.
-_MIN_THING_SHARE = 12 / 4096
+# Shares of the picture: 16 pixels at 64 x 64 for a thing, 64 for stuff.
+_MIN_THING_SHARE = 16 / 4096
 _MIN_STUFF_SHARE = 64 / 4096
 _ATTEMPTS = 200
 
@@ -44,8 +44,7 @@ class Scene:
 
     Attributes:
         image: RGB.
-        ids: the segment of each pixel, by the ray through its centre; 1 to 2^24 - 1, unique within the scene. Every pixel
-            belongs to a segment.
+        ids: the segment of each pixel, by the ray through its centre, from 1 to 2^24 - 1. Every pixel belongs to one.
         segments: {"id", "category_id"} of each segment: things first, then stuff.
         inverse_depth: 1 / (distance along the optical axis in metres), in (0, 2]; 0 for the sky, infinitely far.
     """
@@ -71,10 +70,12 @@ def draw_scene(seed: int, *, size: int, min_things: int, max_things: int) -> Sce
         raise InputError(
             f"{min_things} to {max_things} things cannot be drawn; give 1 <= min_things <= max_things <= 12"
         )
+    wanted = int(numpy_generator("scene", VERSION, seed).integers(min_things, max_things + 1))
     for attempt in range(_ATTEMPTS):
         rng = numpy_generator("scene", VERSION, seed, attempt)
-        plan = _without_hidden(plan_scene(rng, min_things=min_things, max_things=max_things), size)
-        if plan is not None and len(plan.things) >= min_things:
+        plan = _without_hidden(plan_scene(rng, things=wanted), size)
+        # many things seldom all show: one fewer is asked for with every few attempts
+        if plan is not None and len(plan.things) >= max(min_things, wanted - attempt // 3):
             break
     else:
         raise InputError(f"scene {seed}: no room for {min_things} things in {_ATTEMPTS} attempts; ask for fewer")

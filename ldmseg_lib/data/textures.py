@@ -12,23 +12,28 @@ from jaxtyping import Float
 Coordinate = Float[np.ndarray, " points"]
 
 _TABLE_SIZE = 64
-# One fixed table of random numbers serves every scene: a lookup is several times faster than a hash for each lattice point.
+# One fixed table of random numbers serves every scene: looking up is several times faster than hashing lattice points.
 _TABLE = np.random.Generator(np.random.PCG64(20231)).random(_TABLE_SIZE * _TABLE_SIZE, dtype=np.float32)
 
 
 def _lattice(column: np.ndarray, row: np.ndarray) -> np.ndarray:
-    return _TABLE[((row & (_TABLE_SIZE - 1)) * _TABLE_SIZE) + (column & (_TABLE_SIZE - 1))]
+    column, row = column.astype(np.intp), row.astype(np.intp)
+    return _TABLE[(row % _TABLE_SIZE) * _TABLE_SIZE + column % _TABLE_SIZE]
 
 
 def value_noise(u: Coordinate, v: Coordinate) -> Coordinate:
     """Smooth noise in [0, 1] with features of one unit, of period 64."""
-    column, row = np.floor(u).astype(np.int32), np.floor(v).astype(np.int32)
-    x, y = u - column, v - row
+    left, low = np.floor(u), np.floor(v)
+    x, y = u - left, v - low
     x, y = x * x * (3 - 2 * x), y * y * (3 - 2 * y)
-    low, high = _lattice(column, row), _lattice(column, row + 1)
-    low = low + x * (_lattice(column + 1, row) - low)
-    high = high + x * (_lattice(column + 1, row + 1) - high)
-    return low + y * (high - low)
+    # the table's size is a power of two, so that a mask wraps negative coordinates too
+    left, low = left.astype(np.intp) & (_TABLE_SIZE - 1), low.astype(np.intp) & (_TABLE_SIZE - 1)
+    right, high = (left + 1) & (_TABLE_SIZE - 1), ((low + 1) & (_TABLE_SIZE - 1)) * _TABLE_SIZE
+    low = low * _TABLE_SIZE
+    below, above = _TABLE.take(low + left), _TABLE.take(high + left)
+    below += x * (_TABLE.take(low + right) - below)
+    above += x * (_TABLE.take(high + right) - above)
+    return below + y * (above - below)
 
 
 def cloud_noise(u: Coordinate, v: Coordinate, blur: Coordinate | float = 0.0, octaves: int = 3) -> Coordinate:
@@ -50,11 +55,11 @@ def _square_wave(x: np.ndarray, blur: np.ndarray | float) -> np.ndarray:
 def _blocks(
     u: np.ndarray, v: np.ndarray, blur: np.ndarray | float, *, offset: float, joint: tuple[float, float]
 ) -> np.ndarray:
-    """Rows of blocks of slightly different tone (up to 0.55) with joints of tone 1; odd rows are shifted by `offset`."""
+    """Rows of blocks of differing tone (up to 0.55) with joints of tone 1; odd rows are shifted by `offset`."""
     row = np.floor(v)
     u = u + offset * (row % 2)
     column = np.floor(u)
-    tone = 0.55 * _lattice(column.astype(np.int32) * 7, row.astype(np.int32) * 13)
+    tone = 0.55 * _lattice(column * 7, row * 13)
     soft = np.maximum(blur, 0.01)
     edge = np.zeros_like(u)
     for inside, width in ((u - column, joint[0]), (v - row, joint[1])):
