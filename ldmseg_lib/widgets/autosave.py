@@ -63,8 +63,8 @@ class Session:
             with np.load(self.path, allow_pickle=False) as file:
                 arrays = {key: file[key] for key in file.files}
             history = EditHistory.from_arrays(arrays)
-            if history.ids.shape != shape:
-                raise InputError(f"its size is {history.ids.shape}, not {shape}")
+            if history.size != shape:
+                raise InputError(f"its size is {history.size}, not {shape}")
             settings = json.loads(arrays["settings"].tobytes())
             photos = {name: read_picture(self._photo(name).read_bytes()) for name in history.pictures() - {""}}
         except (InputError, KeyError, OSError, ValueError, EOFError, zipfile.BadZipFile) as error:

@@ -45,6 +45,12 @@ class EditHistory:
         self._packed_ids: tuple[np.ndarray, bytes] | None = None
         self._freeze()
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width."""
+        height, width = self.ids.shape
+        return height, width
+
     def _freeze(self) -> None:
         self.ids.flags.writeable = False
         self.region.flags.writeable = False
@@ -80,7 +86,7 @@ class EditHistory:
 
     def _apply(self, edit: Edit, *, forward: bool) -> None:
         if edit.region:
-            self.region = self.region ^ unpack(zlib.decompress(edit.region), self.region.shape)
+            self.region = self.region ^ unpack(zlib.decompress(edit.region), self.size)
         if edit.ids:
             change = np.frombuffer(zlib.decompress(edit.ids), np.int32).reshape(self.ids.shape)
             self.ids = self.ids ^ change
@@ -121,7 +127,7 @@ class EditHistory:
         return {self.picture} | {name for edit in self.edits if edit.picture for name in edit.picture}
 
     def to_arrays(self) -> dict[str, np.ndarray]:
-        """The whole history as uint8 arrays: `ids` (zlib of int32), `region` (zlib of its bits), `edits`, `header` (JSON)."""
+        """The whole history as uint8 arrays: `ids` (zlib of int32), `region` (zlib of bits), `edits` and `header`."""
         if self._packed_ids is None or self._packed_ids[0] is not self.ids:
             self._packed_ids = self.ids, zlib.compress(self.ids.tobytes(), 1)
         header = {
@@ -152,9 +158,9 @@ class EditHistory:
         try:
             header = json.loads(arrays["header"].tobytes())
             height, width = header["shape"]
-            ids = np.frombuffer(zlib.decompress(arrays["ids"]), np.int32).reshape(height, width)
+            ids = np.frombuffer(zlib.decompress(arrays["ids"].tobytes()), np.int32).reshape(height, width)
             history = cls(ids, header["segments"], header["picture"])
-            history.region = unpack(zlib.decompress(arrays["region"]), (height, width))
+            history.region = unpack(zlib.decompress(arrays["region"].tobytes()), (height, width))
             data, at = arrays["edits"].tobytes(), 0
             for entry in header["edits"]:
                 middle, end = at + entry["sizes"][0], at + sum(entry["sizes"])

@@ -1,4 +1,4 @@
-"""An image and its segmentation under edit: every edit undoable, saved at once, and said in words when it is refused."""
+"""An image and its segmentation under edit: each edit undoable, saved at once, and refused in words."""
 
 import os
 import threading
@@ -58,7 +58,7 @@ class EditableSegmentation:
             older.close()
         _open_sessions[key] = self
         try:
-            saved = session.load(self.ids.shape)
+            saved = session.load(self._history.size)
         except InputError as error:
             self._say("error", str(error))
             return
@@ -137,7 +137,7 @@ class EditableSegmentation:
         with self._lock:
             self._check_open()
             try:
-                mask = covered(self.region.shape)
+                mask = covered(self._history.size)
             except InputError as error:
                 raise self._refuse(str(error)) from None
             if self._history.change(label, region=self.region | mask if hide else self.region & ~mask):
@@ -174,11 +174,13 @@ class EditableSegmentation:
         Raises:
             InputError: not an image, damaged, or above 64 megapixels; nothing is changed then.
         """
+        if not isinstance(source, bytes):
+            name = str(source)
         try:
             data = source if isinstance(source, bytes) else Path(source).read_bytes()
-            photo = fit(read_picture(data, name if isinstance(source, bytes) else str(source)), self.ids.shape)
+            photo = fit(read_picture(data, name), self._history.size)
         except OSError as error:
-            raise self._refuse(f"{source}: cannot be read ({error.strerror or error})") from None
+            raise self._refuse(f"{name}: cannot be read ({error.strerror or error})") from None
         except InputError as error:
             raise self._refuse(str(error)) from None
         with self._lock:

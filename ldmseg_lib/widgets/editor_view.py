@@ -1,5 +1,6 @@
 """The editor's page side: what is sent to the browser, and what the browser asks for."""
 
+import contextlib
 import os
 import re
 import threading
@@ -18,7 +19,8 @@ from .pictures import Photo, photo_file
 from .raster import pack
 
 _FOLDER = Path(__file__).parent
-_SCRIPTS = ("mask_editor_raster.js", "mask_editor_canvas.js", "mask_editor_tools.js", "mask_editor_panel.js", "mask_editor.js")
+# one module in parts, in this order
+_SCRIPTS = [_FOLDER / f"mask_editor{part}.js" for part in ("_raster", "_canvas", "_tools", "_panel", "")]
 UPLOAD_PARTS = 64
 MAX_CLIENTS = 64
 
@@ -54,12 +56,12 @@ class Editor(Protocol):
 class EditorView(anywidget.AnyWidget):
     """The widget. All state flows from Python to the page in these traits; the page answers in messages alone.
 
-    An edit comes as {"client", "seq", "op", ...}: each view of the editor is a client that numbers its edits, keeps them
-    until `acks[client]` has reached their number, and draws them meanwhile on top of what Python sent. JupyterLab may
+    An edit comes as {"client", "seq", "op", ...}: each view is a client that numbers its edits, keeps them until
+    `acks[client]` has reached their number, and draws them meanwhile on top of what Python sent. JupyterLab may
     deliver messages on two threads and out of order, so that edits are put in order here.
     """
 
-    _esm = "\n".join((_FOLDER / script).read_text("utf-8") for script in _SCRIPTS)
+    _esm = "\n".join(script.read_text("utf-8") for script in _SCRIPTS)
     _css = (_FOLDER / "mask_editor.css").read_text("utf-8")
 
     photo = traitlets.Bytes(b"").tag(sync=True)
@@ -90,12 +92,12 @@ class EditorView(anywidget.AnyWidget):
         state: dict[str, Any],
         progress: dict[str, Any],
     ) -> None:
-        """Send what changed, in one message. Arrays are compared by identity: the editor replaces them, never writes."""
+        """Send what changed, in one message. Arrays are compared by identity: the editor never writes into them."""
         encoders: dict[str, tuple[Any, Callable[[], bytes]]] = {
             "photo": (photo, lambda: photo_file(photo)),
-            "ids_z": (ids, lambda: zlib.compress(ids.astype("<i4").tobytes(), 1)),
+            "ids_z": (ids, lambda: _zip_ids([ids])),
             "region_z": (region, lambda: zlib.compress(pack(region), 1)),
-            "candidates_z": (candidates, lambda: zlib.compress(b"".join(c.astype("<i4").tobytes() for c in candidates), 1)),
+            "candidates_z": (candidates, lambda: _zip_ids(candidates)),
         }
         with self.hold_sync():
             for name, (value, encode) in encoders.items():
@@ -113,7 +115,7 @@ class EditorView(anywidget.AnyWidget):
 
     def _receive(self, _: Any, content: dict[str, Any], buffers: list[Any]) -> None:
         # whatever is wrong has been shown on the page, where the request came from
-        try:
+        with contextlib.suppress(InputError):
             if content.get("type") == "upload":
                 self._collect(content, buffers)
             elif content.get("type") == "edit":
@@ -121,8 +123,6 @@ class EditorView(anywidget.AnyWidget):
                     self._in_order(content)
             else:
                 self._editor.request(content)
-        except InputError:
-            pass
 
     def _in_order(self, content: dict[str, Any]) -> None:
         client, number = str(content["client"]), int(content["seq"])
@@ -136,10 +136,8 @@ class EditorView(anywidget.AnyWidget):
             waiting[number] = content
         while (edit := waiting.pop(self._next[client], None)) is not None:
             self._next[client] += 1
-            try:
+            with contextlib.suppress(InputError):
                 self._editor.request(edit)
-            except InputError:
-                pass
         if self.acks.get(client) != self._next[client] - 1:
             # the edit changed nothing, or was refused: the page must still learn that it was seen
             with self.hold_sync():
@@ -156,3 +154,7 @@ class EditorView(anywidget.AnyWidget):
         if all(data is not None for data in received):
             del self._uploads[key]
             self._editor.open_photo(b"".join(data for data in received if data is not None), name=str(content["name"]))
+
+
+def _zip_ids(ids: list[Int[np.ndarray, "height width"]]) -> bytes:
+    return zlib.compress(b"".join(entry.astype("<i4").tobytes() for entry in ids), 1)

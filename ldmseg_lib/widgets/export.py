@@ -29,7 +29,7 @@ def export_segmentation(
 ) -> dict[str, Path]:
     """Write the segmentation into `folder` and return the paths by name.
 
-    `ids.png` (grey, 16 bit, value = id; in COCO's colouring when an id exceeds 65535), `ids.npy` (int32) and `region.npy`
+    `ids.png` (grey, 16 bit, value = id; in COCO's colouring when an id exceeds 65535), `ids.npy` (int32), `region.npy`
     (bool, what was hidden), `image.png`, and COCO panoptic: `panoptic.json` with `panoptic/image.png`. Segments whose
     category is not known get one category more, "unnamed segment". Pixels with id 0 are void.
     """

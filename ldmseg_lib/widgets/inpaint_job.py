@@ -20,7 +20,7 @@ class Cancelled(Exception):
 
 @dataclass(frozen=True)
 class InpaintSettings:
-    """`steps` of denoising (1 to 1000), `candidates` drawn in one batch (1 to 16), `seed`, and `sampler` (None: the model's own)."""
+    """`steps` of denoising (1 to 1000), `candidates` in one batch (1 to 16), `seed`, `sampler` (None: the model's)."""
 
     steps: int = 20
     candidates: int = 1

@@ -1,6 +1,7 @@
 """The mask editor: hide parts of a segmentation and let the model imagine them anew, by hand or from Python."""
 
 import base64
+import contextlib
 import contextvars
 import os
 import threading
@@ -16,7 +17,7 @@ from .editor_view import EditorView, browser_behind
 from .inpaint_job import Cancelled, Candidate, InpaintJob, InpaintSettings
 
 EVERYTHING_HIDDEN = "Everything is hidden: this is a fresh sample that uses the photo alone, nothing of the segments."
-DRAWN_ONLY = "This model has only ever seen drawn scenes, never a photograph: on this photo its segments will mean little."
+DRAWN_ONLY = "This model has only ever seen drawn scenes, never a photograph: here its segments will mean little."
 NO_CANDIDATE = "There is no candidate: inpaint first."
 NO_MODEL = "No model is attached: give MaskEditor a pipeline to inpaint with."
 AT_WORK = "The model is already at work: wait for it, or cancel it first."
@@ -35,8 +36,8 @@ class MaskEditor(EditableSegmentation):
         ids: whole numbers [height, width], 0 = void; below `pipeline.num_ids`, or 2**24 without a pipeline.
         pipeline: what `run` asks: `encode_image(image)`, image float32 [3, height, width] in [0, 1], and `inpaint(...)`
             as LDMSegPipeline has them. None: the editor draws and exports, and cannot inpaint.
-        segments: dicts with at least `id` and `category_id`; with `categories`, COCO's dicts, they name what is shown and
-            exported.
+        segments: dicts with at least `id` and `category_id`; with `categories`, COCO's dicts, they name what is shown
+            and exported.
         run_dir: where edits are saved; None keeps them in memory only.
         name: the folder under `run_dir`; two editors on the same image at once need two names.
 
@@ -202,11 +203,9 @@ class MaskEditor(EditableSegmentation):
                 self._publish()
 
     def _work_unwatched(self, job: InpaintJob, picture: str) -> None:
-        """In the background there is nobody to raise to: bad input has been shown, the rest goes to the kernel's log."""
-        try:
+        """Nobody is there to raise to: bad input has been shown, the rest goes to the kernel's log as well."""
+        with contextlib.suppress(InputError):
             self._work(job, picture)
-        except InputError:
-            pass
 
     def _set_candidates(self, candidates: list[Candidate]) -> None:
         self._candidates, self._chosen = candidates, 0
@@ -271,7 +270,7 @@ class MaskEditor(EditableSegmentation):
         picture = {"image/jpeg": base64.b64encode(self.static_picture()).decode()}
         if self._closed or not browser_behind():
             return picture | {"text/plain": f"MaskEditor of {self.ids.shape[1]} x {self.ids.shape[0]} pixels"}
-        bundle, metadata = self.widget._repr_mimebundle_()
+        bundle, metadata = self.widget._repr_mimebundle_() or ({}, {})
         return bundle | picture, metadata
 
     def request(self, content: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Pictures for the editor: what may be opened, the colours of segments, and the static picture for papers and papermill."""
+"""Pictures for the editor: what may be opened, the colours of segments, and the picture for papermill."""
 
 import io
 import warnings
@@ -14,8 +14,8 @@ from .raster import MAX_SIDE
 MAX_MEGAPIXELS = 64
 Photo = UInt8[np.ndarray, "height width 3"]
 
-# Okabe and Ito's colours for colour-blind readers (https://jfly.uni-koeln.de/color/), without black and with Tol's bright
-# cyan and wine, then the same hues lighter and darker. Void has no colour.
+# Okabe and Ito's colours for colour-blind readers (https://jfly.uni-koeln.de/color/), without black, with two of Tol's,
+# then the same hues lighter and darker. Void has no colour.
 _HUES = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#0072b2", "#d55e00", "#cc79a7", "#882255", "#44aa99")
 
 
@@ -53,7 +53,7 @@ def as_photo(image: Any) -> Photo:
     if array.dtype != np.uint8:
         raise InputError(f"the image must be uint8, or floats from 0 to 1, not {array.dtype}")
     if max(array.shape[:2]) > MAX_SIDE:
-        raise InputError(f"the image is {array.shape[1]} x {array.shape[0]}; the editor takes sides up to {MAX_SIDE} pixels")
+        raise InputError(f"the image is {array.shape[1]} x {array.shape[0]}; sides may have up to {MAX_SIDE} pixels")
     return np.ascontiguousarray(array)
 
 

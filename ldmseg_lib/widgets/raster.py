@@ -1,16 +1,17 @@
-"""Which pixels a stroke, a rectangle or a lasso covers: defined here once, in integers, and again in mask_editor_raster.js.
+"""Which pixels a stroke, a rectangle or a lasso covers, in integers. mask_editor_raster.js does the same for the page.
 
-Coordinates are in pixels, x to the right and y down; pixel (row y, column x) is the square [x, x + 1) x [y, y + 1). Before
-anything else a coordinate v is rounded to quarter pixels, q(v) = clamp(floor(4 v + 1/2), -8192, 24576), so that the
-centre of a pixel is (4 x + 2, 4 y + 2) and all that follows is exact integer arithmetic: every number stays below 2**52
-and is the same in Python's integers and in the doubles of JavaScript. Then a pixel is covered
+Coordinates are in pixels, x to the right and y down; pixel (row y, column x) is the square [x, x + 1) x [y, y + 1).
+Before anything else a coordinate v is rounded to quarter pixels, q(v) = clamp(floor(4 v + 1/2), -8192, 24576), so that
+the centre of a pixel is (4 x + 2, 4 y + 2) and all that follows is exact integer arithmetic: every number stays below
+2**52 and is the same in Python's integers and in the doubles of JavaScript. Then a pixel is covered
 
-- by a **stroke** when its centre is at most R away from the polyline of the points, R = clamp(floor(4 r + 1/2), 3, 1024);
-  the distance to a segment of length sqrt(L) is taken between its ends, where it is |cross| / sqrt(L), as
+- by a **stroke** when its centre is at most R away from the polyline of the points, R = clamp(floor(4 r + 1/2), 3,
+  1024); the distance to a segment of length sqrt(L) is taken between its ends, where it is |cross| / sqrt(L), as
   |cross| <= isqrt(R**2 L), and from the nearer end elsewhere. R >= 3 lets any point reach at least one centre;
 - by a **rectangle** when its centre (X, Y) has x0 <= X < x1 and y0 <= Y < y1, the corners sorted;
-- by a **lasso** when the closed polygon of the points winds around its centre (the non-zero rule): an edge from (ax, ay) to
-  (bx, by) counts in the row Y when min(ay, by) <= Y < max(ay, by), for the centres at or to the right of its crossing.
+- by a **lasso** when the closed polygon of the points winds around its centre (the non-zero rule): an edge from (ax,
+  ay) to (bx, by) counts in the row Y when min(ay, by) <= Y < max(ay, by), for the centres at or to the right of its
+  crossing.
 """
 
 import math
