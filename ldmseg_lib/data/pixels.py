@@ -76,9 +76,9 @@ def read_image(path: str | os.PathLike, size: tuple[int, int] | None = None) -> 
 
 
 def read_ids(
-    path: str | os.PathLike, size: tuple[int, int], segment_ids: Int[np.ndarray, " segments"]
+    path: str | os.PathLike, size: tuple[int, int] | None, segment_ids: Int[np.ndarray, " segments"]
 ) -> Int[np.ndarray, "height width"]:
-    """The ids of the panoptic PNG `path` of (height, width) = `size`: id = R + 256 G + 65536 B, 0 for unlabelled.
+    """The ids of the panoptic PNG `path` of (height, width) = `size`, or any: id = R + 256 G + 65536 B, 0 unlabelled.
 
     Greyscale PNGs of 8 or 16 bits hold the id itself. Where a file can be read in two ways (a palette may stand for its
     colours or for its indices), the first one whose ids are all among `segment_ids` is meant, else the first.
@@ -88,7 +88,7 @@ def read_ids(
     """
     data = _read(path)
     width, height, bits, colour = _png_header(data, path)
-    if (height, width) != tuple(size):
+    if size is not None and (height, width) != tuple(size):
         raise FileFault(path, f"the PNG is {width}x{height} px, but its JSON says {size[1]}x{size[0]}")
     try:
         if bits == 8 and colour in (_RGB, _RGBA):

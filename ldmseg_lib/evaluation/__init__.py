@@ -10,8 +10,8 @@ _PUBLIC = {
     "DepthMetrics": "depth_metrics",
     "InstanceAP": "instance_ap",
     "PanopticQuality": "panoptic_quality",
+    "SegmentSizeQuality": "segment_size",
     "SemanticIoU": "semantic_iou",
-    "SizeBuckets": "segment_size",
 }
 __all__ = list(_PUBLIC)
 

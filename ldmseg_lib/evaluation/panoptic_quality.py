@@ -7,10 +7,8 @@ import numpy as np
 from jaxtyping import Int
 
 from ..errors import InputError
+from .counts import MatchCounts
 from .matching import Crowd, SegmentMatches, Segments, match_segments
-
-# an IoU over one half is a whole number of these, so its sums are exact and do not depend on their order
-_IOU_UNIT = 1 << 53
 
 AGNOSTIC_CATEGORY = {"id": 1, "name": "segment", "isthing": 1}
 
@@ -45,10 +43,7 @@ class PanopticQuality:
         self.categories = [AGNOSTIC_CATEGORY] if class_agnostic else categories
         self._class_of = None if class_agnostic else {c["id"]: k for k, c in enumerate(categories)}
         self.images = 0
-        self._tp = [0] * len(self.categories)
-        self._fp = [0] * len(self.categories)
-        self._fn = [0] * len(self.categories)
-        self._iou = [0] * len(self.categories)
+        self._counts = MatchCounts(len(self.categories))
 
     def update(
         self,
@@ -80,14 +75,8 @@ class PanopticQuality:
 
     def add(self, matches: SegmentMatches) -> None:
         """Add the matches of one image, made by `match_segments` with the same categories and crowd rule."""
-        for k, iou in zip(matches.target_class.tolist(), matches.target_iou.tolist(), strict=True):
-            if iou > 0:
-                self._tp[k] += 1
-                self._iou[k] += int(iou * _IOU_UNIT)
-            else:
-                self._fn[k] += 1
-        for k in matches.predicted_class[matches.is_false_positive].tolist():
-            self._fp[k] += 1
+        targets = zip(matches.target_class.tolist(), matches.target_iou.tolist(), strict=True)
+        self._counts.add(targets, matches.predicted_class[matches.is_false_positive].tolist())
         self.images += 1
 
     def merge(self, other: Self) -> Self:
@@ -100,17 +89,13 @@ class PanopticQuality:
             raise InputError(
                 "these counts differ in categories, class_agnostic or crowd; merge counts of one evaluation"
             )
-        for mine, theirs in zip(self._counters(), other._counters(), strict=True):
-            mine[:] = [a + b for a, b in zip(mine, theirs, strict=True)]
+        self._counts.merge(other._counts)
         self.images += other.images
         return self
 
     def counts(self) -> dict[int, dict[str, float]]:
         """Raw counts per category id: `tp`, `fp`, `fn`, and `iou_sum` over the true positives."""
-        return {
-            category["id"]: {"tp": tp, "fp": fp, "fn": fn, "iou_sum": iou / _IOU_UNIT}
-            for category, tp, fp, fn, iou in zip(self.categories, *self._counters(), strict=True)
-        }
+        return {category["id"]: self._counts.counts(k) for k, category in enumerate(self.categories)}
 
     def compute(self) -> dict[str, Any]:
         """PQ, SQ and RQ in [0, 1]: `{"All": {"pq", "sq", "rq", "n"}, "Things": …, "Stuff": …, "per_class": {id: …}}`.
@@ -119,10 +104,15 @@ class PanopticQuality:
         None. An entry of `per_class` has `pq`, `sq`, `rq` (None where the category does not occur), `name`, `isthing`
         and the raw counts.
         """
-        per_class = {}
-        for category, counts in zip(self.categories, self.counts().values(), strict=True):
-            head = {"name": category["name"], "isthing": int(category["isthing"])}
-            per_class[category["id"]] = {**_quality(**counts), **head, **counts}
+        per_class = {
+            category["id"]: {
+                **self._counts.quality(k),
+                "name": category["name"],
+                "isthing": int(category["isthing"]),
+                **self._counts.counts(k),
+            }
+            for k, category in enumerate(self.categories)
+        }
         classes = list(per_class.values())
         return {
             "All": _mean(classes),
@@ -133,35 +123,25 @@ class PanopticQuality:
 
     def state_dict(self) -> dict[str, Any]:
         """Everything as plain JSON values, to be sent between processes or stored. Integers may pass 2**53."""
-        keys = ("tp", "fp", "fn", "iou_units")
-        return {**self._rules(), "images": self.images, **dict(zip(keys, map(list, self._counters()), strict=True))}
+        return {**self._rules(), "images": self.images, **self._counts.state_dict()}
 
     @classmethod
     def from_state_dict(cls, state: Mapping[str, Any]) -> Self:
-        """The metric that `state_dict` described."""
+        """The metric that `state_dict` described.
+
+        Raises:
+            InputError: it is something else.
+        """
         try:
-            metric = cls(state["categories"], crowd=state["crowd"])
-            metric.class_agnostic = state["class_agnostic"]
-            metric._class_of = None if metric.class_agnostic else metric._class_of
-            metric.images = state["images"]
-            for mine, key in zip(metric._counters(), ("tp", "fp", "fn", "iou_units"), strict=True):
-                mine[:] = [a + b for a, b in zip(mine, state[key], strict=True)]
-        except (KeyError, TypeError, ValueError) as error:
-            raise InputError(f"this is no state of PanopticQuality ({error!r})") from None
+            metric = cls(state["categories"], class_agnostic=state["class_agnostic"], crowd=state["crowd"])
+            metric.images = int(state["images"])
+            metric._counts.load_state_dict(state)
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise InputError(f"this is no state of PanopticQuality ({error})") from None
         return metric
 
     def _rules(self) -> dict[str, Any]:
         return {"categories": self.categories, "class_agnostic": self.class_agnostic, "crowd": self.crowd}
-
-    def _counters(self) -> tuple[list[int], list[int], list[int], list[int]]:
-        return self._tp, self._fp, self._fn, self._iou
-
-
-def _quality(tp: int, fp: int, fn: int, iou_sum: float) -> dict[str, float | None]:
-    if tp + fp + fn == 0:
-        return {"pq": None, "sq": None, "rq": None}
-    denominator = tp + fp / 2 + fn / 2
-    return {"pq": iou_sum / denominator, "sq": iou_sum / tp if tp else 0.0, "rq": tp / denominator}
 
 
 def _mean(classes: Sequence[Mapping[str, Any]]) -> dict[str, float | int | None]:

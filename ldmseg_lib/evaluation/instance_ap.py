@@ -1,0 +1,129 @@
+"""Average precision of instances, by COCO's own evaluator (pycocotools' COCOeval) on masks."""
+
+import contextlib
+import io
+from collections.abc import Iterable, Mapping
+from typing import Any, Self
+
+import numpy as np
+from jaxtyping import Int
+from pycocotools import mask as rle
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from ..errors import InputError
+from .matching import Segments, match_segments
+
+
+class InstanceAP:
+    """AP50, AP75 and AP over IoU 0.50:0.95 of segments, averaged over classes.
+
+    AP ranks predictions by a score. A panoptic map has none of its own: give each predicted segment a `score` (such as
+    its mean softmax value); without one all rank alike, in the order in which they are listed, and AP is then a lower
+    bound. COCO's AP knows no void: a prediction on unlabelled pixels is an error, other than in PQ. Crowd targets
+    forgive, as in COCO.
+
+    Args:
+        categories: COCO categories; only things are evaluated.
+        class_agnostic: evaluate all segments, things and stuff, as one class.
+        max_detections: the best so many predictions of an image count; None counts all (COCO's tables use 100).
+    """
+
+    def __init__(
+        self,
+        categories: Iterable[Mapping[str, Any]],
+        class_agnostic: bool = False,
+        *,
+        max_detections: int | None = None,
+    ) -> None:
+        self.class_agnostic = class_agnostic
+        self.max_detections = max_detections
+        self.categories = [dict(category) for category in categories]
+        self._evaluated = {1} if class_agnostic else {c["id"] for c in self.categories if c["isthing"]}
+        self._images: list[tuple[tuple[int, int], list[dict[str, Any]], list[dict[str, Any]]]] = []
+
+    def update(
+        self,
+        target_ids: Int[np.ndarray, "height width"],
+        target_segments: Segments,
+        predicted_ids: Int[np.ndarray, "height width"],
+        predicted_segments: Segments,
+    ) -> None:
+        """Add one image; predicted segments may have a `score`.
+
+        Raises:
+            InputError: maps and lists disagree (see `match_segments`), or a score is not finite; nothing is added then.
+        """
+        # for its checks of maps against lists
+        class_of = None if self.class_agnostic else {c["id"]: k for k, c in enumerate(self.categories)}
+        match_segments(target_ids, target_segments, predicted_ids, predicted_segments, class_of=class_of)
+        targets = self._annotations(target_ids, target_segments)
+        predictions = self._annotations(predicted_ids, predicted_segments)
+        for annotation in predictions:
+            if not np.isfinite(annotation["score"]):
+                raise InputError(f"predicted segment {annotation['segment_id']} has score {annotation['score']}")
+        self._images.append((np.shape(target_ids), targets, predictions))
+
+    def merge(self, other: Self) -> Self:
+        """Add the images of `other`; returns self."""
+        self._images += other._images
+        return self
+
+    def compute(self) -> dict[str, Any]:
+        """`ap50`, `ap75` and `ap` in [0, 1] with `n` evaluated classes, and `per_class`: {category id: AP50}.
+
+        Values are None where no class has a target.
+        """
+        truth, found = COCO(), COCO()
+        classes = [{"id": k} for k in sorted(self._evaluated)]
+        most = max([1, *(len(predictions) for _, _, predictions in self._images)])
+        # pycocotools reports its progress by printing
+        with contextlib.redirect_stdout(io.StringIO()):
+            for coco, part in ((truth, 1), (found, 2)):
+                images = [{"id": i, "height": h, "width": w} for i, ((h, w), _, _) in enumerate(self._images)]
+                annotations = [{"image_id": i, **a} for i, image in enumerate(self._images) for a in image[part]]
+                # pycocotools takes id 0 for "not matched"
+                numbered = [{"id": number, **annotation} for number, annotation in enumerate(annotations, 1)]
+                coco.dataset = {"images": images, "annotations": numbered, "categories": classes}
+                coco.createIndex()
+            evaluation = COCOeval(truth, found, "segm")
+            evaluation.params.maxDets = [self.max_detections or most]
+            evaluation.params.areaRng, evaluation.params.areaRngLbl = [[0, 1e10]], ["all"]
+            evaluation.evaluate()
+            evaluation.accumulate()
+        # thresholds x recalls x classes x areas x limits of detections
+        precision = evaluation.eval["precision"][:, :, :, 0, 0]
+        occurs = precision[0, 0] > -1
+        average = precision.mean(1)
+        thresholds = evaluation.params.iouThrs
+        return {
+            "ap50": _mean(average[np.isclose(thresholds, 0.5)][:, occurs]),
+            "ap75": _mean(average[np.isclose(thresholds, 0.75)][:, occurs]),
+            "ap": _mean(average[:, occurs]),
+            "n": int(occurs.sum()),
+            "per_class": {c["id"]: float(average[0, k]) if occurs[k] else None for k, c in enumerate(classes)},
+        }
+
+    def _annotations(self, ids: np.ndarray, segments: Segments) -> list[dict[str, Any]]:
+        annotations = []
+        for segment in segments:
+            category = 1 if self.class_agnostic else segment["category_id"]
+            if category not in self._evaluated:
+                continue
+            encoded = rle.encode(np.asfortranarray(ids == segment["id"], np.uint8))
+            annotations.append(
+                {
+                    "segment_id": int(segment["id"]),
+                    "category_id": category,
+                    "segmentation": encoded,
+                    "area": float(rle.area(encoded)),
+                    "bbox": rle.toBbox(encoded).tolist(),
+                    "iscrowd": int(segment.get("iscrowd", 0)),
+                    "score": float(segment.get("score", 1.0)),
+                }
+            )
+        return annotations
+
+
+def _mean(values: np.ndarray) -> float | None:
+    return float(values.mean()) if values.size else None
