@@ -45,7 +45,7 @@ def resized_argmax(
     winner, inverse = _collect(_plain_bands(logits, scratch), low_size, limit, scratch)
     if low_size != size:
         winner, easy = _between_equals(winner, size)
-        if inverse is not None:
+        if inverse is not None and limit is not None:
             inverse = F.interpolate(inverse[None, None], size, mode="bilinear", align_corners=False)[0, 0]
             easy &= inverse <= limit * (1 - _BOUND_MARGIN)
         hard = (~easy).flatten().nonzero()[:, 0]
@@ -55,9 +55,9 @@ def resized_argmax(
             for pixels, values in _resized_pixels(logits, size, hard, scratch):
                 some_winner, some_inverse = _winners(values[None], limit, scratch)
                 winner.view(-1)[pixels] = some_winner[0]
-                if inverse is not None:
+                if inverse is not None and some_inverse is not None:
                     inverse.view(-1)[pixels] = some_inverse[0]
-    return winner.long(), None if inverse is None else inverse <= limit
+    return winner.long(), None if inverse is None or limit is None else inverse <= limit
 
 
 def _on_accelerator(logits: Tensor, size: tuple[int, int], threshold: float) -> tuple[Tensor, Tensor | None]:
@@ -91,7 +91,7 @@ def _collect(
     inverse = None if limit is None else torch.empty(size)
     for rows, values in bands:
         winner[rows], band_inverse = _winners(values, limit, scratch)
-        if inverse is not None:
+        if inverse is not None and band_inverse is not None:
             inverse[rows] = band_inverse
     return winner, inverse
 

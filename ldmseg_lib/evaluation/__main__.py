@@ -24,9 +24,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     options = _parser().parse_args(arguments)
     try:
-        evaluation = _evaluate(options)
-        report = _report(evaluation, options)
-        _print(report, evaluation, options)
+        evaluation, notes = _evaluate(options)
+        report = _report(evaluation, notes, options)
+        _print(report, options)
         if options.json:
             _write(options.json, report)
     except InputError as error:
@@ -77,7 +77,8 @@ def _positive(text: str) -> int:
     return int(text)
 
 
-def _evaluate(options: argparse.Namespace) -> "Evaluation":
+def _evaluate(options: argparse.Namespace) -> tuple["Evaluation", list[str]]:
+    """The counts, and what a reader of them must know."""
     # imported here so that --help and a mistyped option answer at once
     from .coco_files import choose_images, pair_images, read_ground_truth, read_predictions
     from .coco_panoptic import evaluate, make_rules
@@ -87,8 +88,9 @@ def _evaluate(options: argparse.Namespace) -> "Evaluation":
     truth = read_ground_truth(options.ground_truth, options.gt_folder)
     predictions = read_predictions(options.predictions, options.pred_folder)
     image_ids = choose_images(truth, predictions, options.subset)
+    notes = []
     if surplus := len(predictions.entries.keys() - truth.entries.keys()):
-        print(f"note: {surplus:,} predictions are of images that the ground truth lacks; ignored", file=sys.stderr)
+        notes.append(f"{surplus:,} predictions are of images that the ground truth lacks; they are ignored")
     rules = make_rules(
         truth,
         predictions,
@@ -96,10 +98,15 @@ def _evaluate(options: argparse.Namespace) -> "Evaluation":
         crowd=options.crowd,
         unlabelled=options.unlabelled,
     )
-    return evaluate(pair_images(truth, predictions, image_ids), rules, workers=options.workers)
+    if rules.background_category is not None:
+        of_predictions = "likewise in predictions" if rules.fill_predictions else "in predictions, which list it, void"
+        notes.append(f"0 is background, one stuff segment, in the ground truth; {of_predictions}")
+    elif all(category["isthing"] for category in truth.categories):
+        notes.append("no stuff: unlabelled pixels are void, and predictions on them are forgiven, which flatters")
+    return evaluate(pair_images(truth, predictions, image_ids), rules, workers=options.workers), notes
 
 
-def _report(evaluation: "Evaluation", options: argparse.Namespace) -> dict[str, Any]:
+def _report(evaluation: "Evaluation", notes: list[str], options: argparse.Namespace) -> dict[str, Any]:
     return {
         "partial": bool(evaluation.fault),
         "fault": evaluation.fault or None,
@@ -110,10 +117,11 @@ def _report(evaluation: "Evaluation", options: argparse.Namespace) -> dict[str, 
         "crowd": options.crowd,
         **evaluation.quality.compute(),
         "by_size": evaluation.by_size.compute(),
+        "notes": notes,
     }
 
 
-def _print(report: dict[str, Any], evaluation: "Evaluation", options: argparse.Namespace) -> None:
+def _print(report: dict[str, Any], options: argparse.Namespace) -> None:
     of_all = f"{report['images']:,} of {report['images_total']:,} images"
     if report["partial"]:
         print(f"PARTIAL: {of_all}, up to the first fault; this is not the result of the whole set")
@@ -123,8 +131,8 @@ def _print(report: dict[str, Any], evaluation: "Evaluation", options: argparse.N
     print("-" * len(_HEADER))
     for group in ("All", "Things", "Stuff"):
         print(_row(f"{group:<10}|", report[group], f"{report[group]['n']:>6}"))
-    if report["All"]["n"] and report["Stuff"]["n"] == 0 and not options.class_agnostic:
-        print("no stuff: unlabelled pixels are void here, and predictions on them are forgiven, which flatters")
+    for note in report["notes"]:
+        print(f"note: {note}")
     if options.per_class:
         width = max(len(str(entry["name"])) for entry in report["per_class"].values())
         print(f"\n{'id':>6} {'category':<{width}}|{'PQ':>7}{'SQ':>7}{'RQ':>7}{'TP':>8}{'FP':>8}{'FN':>8}")

@@ -56,7 +56,7 @@ def read_ground_truth(path: Path, folder: Path | None = None) -> PanopticFile:
         if isinstance(height, int) and isinstance(width, int):
             sizes[_hashable(image.get("id"), "images", path)] = (height, width)
     info = document.get("info")
-    unlabelled = info.get("unlabelled", "void") if isinstance(info, dict) else "void"
+    unlabelled: Any = info.get("unlabelled", "void") if isinstance(info, dict) else "void"
     if unlabelled not in ("void", "background"):
         raise InputError(f'{path}: info.unlabelled is {unlabelled!r}; write "void" or "background"')
     folder = folder or _folder_of(path, "--gt-folder")

@@ -1,7 +1,7 @@
 """Panoptic quality of predictions on disk, image by image, on one core or several."""
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -27,15 +27,15 @@ _IMAGES_A_TASK = 16
 class Rules:
     """How images are evaluated; sent once to each worker."""
 
-    truth_path: Path
     truth_folder: Path
-    predictions_path: Path
     predictions_folder: Path
     categories: Sequence[Mapping[str, Any]]
     class_agnostic: bool
     crowd: Crowd
     background_category: int | None
     """Category of the target's unlabelled pixels where they are one stuff segment; None where they are void."""
+    fill_predictions: bool
+    """Whether unlabelled pixels of predictions are such a segment too."""
 
 
 @dataclass(frozen=True)
@@ -59,16 +59,30 @@ def make_rules(
     """The rules of an evaluation; `unlabelled` None means what the ground truth says.
 
     Where 0 is background, the ground truth's pixels 0 are one stuff segment of the extra category "background", whose
-    id is the largest id plus one; predictions list their background as any other segment, and their pixels 0 are void.
+    id is the largest id plus one. Predictions may list their background as any other segment, and their pixels 0 are
+    void then; where no prediction does, their pixels 0 are background too.
     """
     categories = list(truth.categories)
-    background = None
+    background, fill_predictions = None, False
     if (unlabelled or truth.unlabelled) == "background":
         background = max((c["id"] for c in categories), default=0) + 1
         categories.append({"id": background, "name": "background", "isthing": 0})
+        fill_predictions = not _lists_category(predictions, background)
     return Rules(
-        truth.path, truth.folder, predictions.path, predictions.folder, categories, class_agnostic, crowd, background
+        truth_folder=truth.folder,
+        predictions_folder=predictions.folder,
+        categories=categories,
+        class_agnostic=class_agnostic,
+        crowd=crowd,
+        background_category=background,
+        fill_predictions=fill_predictions,
     )
+
+
+def _lists_category(predictions: PanopticFile, category: int) -> bool:
+    lists = (entry.get("segments_info") for entries in predictions.entries.values() for entry in entries)
+    segments = (segment for listed in lists if isinstance(listed, list) for segment in listed)
+    return any(isinstance(segment, dict) and segment.get("category_id") == category for segment in segments)
 
 
 def evaluate(pairs: Sequence[ImagePair], rules: Rules, *, workers: int = 1) -> Evaluation:
@@ -102,7 +116,7 @@ def evaluate(pairs: Sequence[ImagePair], rules: Rules, *, workers: int = 1) -> E
 _Result = tuple[dict[str, Any], dict[str, Any], str]
 
 
-def _results(tasks: Sequence[Sequence[ImagePair]], rules: Rules, workers: int) -> Iterator[_Result]:
+def _results(tasks: Sequence[Sequence[ImagePair]], rules: Rules, workers: int) -> Generator[_Result, None, None]:
     """Results of the tasks, in their order."""
     if workers <= 1:
         yield from map(_evaluate_some, itertools.repeat(rules), tasks)
@@ -140,8 +154,12 @@ def _evaluate_one(quality: PanopticQuality, rules: Rules, pair: ImagePair) -> Se
     predicted_path = file_in(rules.predictions_folder, pair.prediction["file_name"])
     target_ids = read_ids(target_path, pair.size, _ids(target_segments))
     predicted_ids = read_ids(predicted_path, None, _ids(predicted_segments))
-    if rules.background_category is not None and not target_ids.all():
+    if rules.background_category is not None:
         target_ids, target_segments = _with_background(target_ids, target_segments, rules.background_category)
+        if rules.fill_predictions:
+            predicted_ids, predicted_segments = _with_background(
+                predicted_ids, predicted_segments, rules.background_category
+            )
     try:
         return quality.update(target_ids, target_segments, predicted_ids, predicted_segments)
     except InputError as error:
@@ -153,6 +171,8 @@ def _ids(segments: Sequence[Mapping[str, Any]]) -> np.ndarray:
 
 
 def _with_background(ids: np.ndarray, segments: Sequence[Mapping[str, Any]], category: int) -> tuple[np.ndarray, list]:
+    if ids.all():
+        return ids, list(segments)
     taken = {segment.get("id") for segment in segments}
     free = next(i for i in range(ID_LIMIT - 1, 0, -1) if i not in taken)
     return np.where(ids == 0, free, ids), [*segments, {"id": free, "category_id": category, "iscrowd": 0}]

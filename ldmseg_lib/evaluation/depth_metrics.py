@@ -124,7 +124,9 @@ class DepthMetrics:
         With no image the values are None.
         """
         # exact sums, so that the order of images and processes changes no bit
-        means = [math.fsum(values) / len(self._images) for values in zip(*self._images, strict=True)] or [None] * 4
+        means: list[float | None] = [None] * 4
+        if self._images:
+            means = [math.fsum(values) / len(self._images) for values in zip(*self._images, strict=True)]
         return {
             "abs_rel": means[0],
             "delta1": means[1],

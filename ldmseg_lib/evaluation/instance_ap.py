@@ -40,7 +40,9 @@ class InstanceAP:
         self.max_detections = max_detections
         self.categories = [dict(category) for category in categories]
         self._evaluated = {1} if class_agnostic else {c["id"] for c in self.categories if c["isthing"]}
-        self._images: list[tuple[tuple[int, int], list[dict[str, Any]], list[dict[str, Any]]]] = []
+        self._sizes: list[tuple[int, int]] = []
+        self._targets: list[list[dict[str, Any]]] = []
+        self._predictions: list[list[dict[str, Any]]] = []
 
     def update(
         self,
@@ -62,11 +64,15 @@ class InstanceAP:
         for annotation in predictions:
             if not np.isfinite(annotation["score"]):
                 raise InputError(f"predicted segment {annotation['segment_id']} has score {annotation['score']}")
-        self._images.append((np.shape(target_ids), targets, predictions))
+        self._sizes.append((target_ids.shape[0], target_ids.shape[1]))
+        self._targets.append(targets)
+        self._predictions.append(predictions)
 
     def merge(self, other: Self) -> Self:
         """Add the images of `other`; returns self."""
-        self._images += other._images
+        self._sizes += other._sizes
+        self._targets += other._targets
+        self._predictions += other._predictions
         return self
 
     def compute(self) -> dict[str, Any]:
@@ -76,12 +82,12 @@ class InstanceAP:
         """
         truth, found = COCO(), COCO()
         classes = [{"id": k} for k in sorted(self._evaluated)]
-        most = max([1, *(len(predictions) for _, _, predictions in self._images)])
+        images = [{"id": i, "height": height, "width": width} for i, (height, width) in enumerate(self._sizes)]
+        most = max([1, *map(len, self._predictions)])
         # pycocotools reports its progress by printing
         with contextlib.redirect_stdout(io.StringIO()):
-            for coco, part in ((truth, 1), (found, 2)):
-                images = [{"id": i, "height": h, "width": w} for i, ((h, w), _, _) in enumerate(self._images)]
-                annotations = [{"image_id": i, **a} for i, image in enumerate(self._images) for a in image[part]]
+            for coco, listed in ((truth, self._targets), (found, self._predictions)):
+                annotations = [{"image_id": i, **a} for i, image in enumerate(listed) for a in image]
                 # pycocotools takes id 0 for "not matched"
                 numbered = [{"id": number, **annotation} for number, annotation in enumerate(annotations, 1)]
                 coco.dataset = {"images": images, "annotations": numbered, "categories": classes}

@@ -78,9 +78,9 @@ def match_segments(
     target_iou[rows] = common[rows, columns] / union[rows, columns]
 
     forgiven = on_void.copy()
-    crowd_rows = is_crowd.nonzero()[0]
+    crowd_rows = is_crowd.nonzero()[0].tolist()
     if crowd == "official":
-        crowd_rows = list({target_class[row]: row for row in crowd_rows}.values())
+        crowd_rows = list({int(target_class[row]): row for row in crowd_rows}.values())
     for row in crowd_rows:
         forgiven += common[row] * (predicted_class == target_class[row])
     is_false_positive = 2 * forgiven <= predicted_area
@@ -125,7 +125,7 @@ def _listed(segments: Segments, class_of: Mapping[int, int] | None, what: str) -
         if class_of is None:
             classes.append(0)
             continue
-        category = segment.get("category_id")
+        category: Any = segment.get("category_id")
         try:
             classes.append(class_of[category])
         except (KeyError, TypeError):

@@ -37,7 +37,9 @@ def evaluate_reconstruction(
         logits = autoencoder.from_latents(autoencoder.encode(ids).mean * autoencoder.config.latent_scale)
         size = (ids.shape[1], ids.shape[2])
         for target, segments, image_logits in zip(ids.cpu().numpy(), batch["segments"], logits, strict=True):
-            predicted = instances_from_logits(image_logits, size=size, threshold=threshold, min_area=min_area).cpu().numpy()
+            predicted = (
+                instances_from_logits(image_logits, size=size, threshold=threshold, min_area=min_area).cpu().numpy()
+            )
             found = [{"id": int(i), "category_id": 1} for i in set(predicted.ravel().tolist()) - {0}]
             quality.update(target, segments, predicted, found)
             iou.update(target, semantic_from_logits(image_logits, size=size).cpu().numpy())
