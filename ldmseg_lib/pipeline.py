@@ -13,8 +13,9 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
+from .data.pixels import read_ids
 from .errors import InputError
-from .files import replacing, write_json
+from .files import inside, read_json, replacing, write_json
 from .models.autoencoder import MaskAutoencoder
 from .models.denoiser import Denoiser
 from .models.image_encoders import ImageEncoder
@@ -76,6 +77,21 @@ class PanopticOutput:
             info = [{key: s[key] for key in ("id", "category_id", "area")} | {"iscrowd": 0} for s in segments]
             annotations.append({"image_id": image_id, "file_name": name, "segments_info": info})
         write_json(json_path, {"annotations": annotations, "categories": self.categories})
+
+
+    @classmethod
+    def load_coco(cls, json_path: str | Path, png_folder: str | Path) -> "PanopticOutput":
+        """Predictions in COCO's panoptic format, ours or another tool's, in the order of the JSON."""
+        found = read_json(json_path)
+        output = cls(categories=found.get("categories", []))
+        for annotation in found["annotations"]:
+            ids = read_ids(inside(png_folder, annotation["file_name"])).astype(np.int32)
+            output.ids.append(ids)
+            output.instance_ids.append(ids)
+            output.segments.append(annotation["segments_info"])
+            output.semantic.append(None)
+            output.depth.append(None)
+        return output
 
 
 def write_id_png(path: str | Path, ids: np.ndarray) -> None:

@@ -124,6 +124,18 @@ class PanopticDataset(Dataset):
         """The ids of the images, in the order of `dataset[0]`, `dataset[1]`, ..."""
         return self._annotations.image_ids[self._places].tolist()
 
+    @property
+    def has_depth(self) -> bool:
+        """Whether the folder has depth maps (they are read with `depth=True`)."""
+        return self._annotations.depth_scale is not None
+
+    @property
+    def notes(self) -> list[str]:
+        """What a table of results on this split has to say for itself."""
+        if self.unlabelled == "void" and all(category["isthing"] for category in self.categories):
+            return ["Only things are labelled and the rest is void, where predictions are forgiven: PQ flatters."]
+        return []
+
     def __len__(self) -> int:
         return len(self._places)
 

@@ -2,7 +2,10 @@
 
 from typing import Any
 
+import numpy as np
 import torch
+from jaxtyping import Int
+from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..data.panoptic import PanopticDataset, collate
@@ -10,6 +13,16 @@ from ..models.autoencoder import MaskAutoencoder
 from ..postprocess import instances_from_logits, semantic_from_logits
 from .panoptic_quality import PanopticQuality
 from .semantic_iou import SemanticIoU
+
+
+@torch.no_grad()
+def reconstruct(
+    autoencoder: MaskAutoencoder, ids: Int[Tensor, "height width"], *, threshold: float = 0.0, min_area: int = 0
+) -> Int[np.ndarray, "height width"]:
+    """One id map through the autoencoder: the arg max of what comes out, cleaned if asked."""
+    logits = autoencoder.decode(autoencoder.encode(ids[None].to(autoencoder.device)).mean)[0]
+    size = (ids.shape[0], ids.shape[1])
+    return instances_from_logits(logits, size=size, threshold=threshold, min_area=min_area).cpu().numpy()
 
 
 @torch.no_grad()
@@ -34,7 +47,7 @@ def evaluate_reconstruction(
     for start in tqdm(range(0, len(dataset), batch_size), desc="reconstruction", unit="batch"):
         batch = collate([dataset[i] for i in range(start, min(start + batch_size, len(dataset)))])
         ids = batch["ids"].to(autoencoder.device)
-        logits = autoencoder.from_latents(autoencoder.encode(ids).mean * autoencoder.config.latent_scale)
+        logits = autoencoder.decode(autoencoder.encode(ids).mean)
         size = (ids.shape[1], ids.shape[2])
         for target, segments, image_logits in zip(ids.cpu().numpy(), batch["segments"], logits, strict=True):
             predicted = (
