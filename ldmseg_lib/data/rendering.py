@@ -15,10 +15,14 @@ from .textures import PATTERNS, cloud_noise, value_noise
 
 SKY, NEAR_GROUND, FAR_GROUND, WALL, FIRST_THING = range(5)
 
-# Sample 0 is the pixel's centre, which alone decides ids and depth; the others, a rotated grid, smooth the colours.
-SAMPLES = np.array([(0, 0), (-0.125, -0.375), (0.375, -0.125), (0.125, 0.375), (-0.375, 0.125)], dtype=np.float32)
-# Where on the light's disc each sample looks, so that the average over a pixel gives a penumbra.
-_LIGHT_DISC = np.array([(0, 0), (0.8, 0.3), (-0.3, 0.8), (-0.8, -0.3), (0.3, -0.8)], dtype=np.float32)
+CENTRE = np.zeros((1, 2), dtype=np.float32)
+"""The ray through a pixel's centre, which decides its id and depth."""
+
+AROUND = np.array([(-0.125, -0.375), (0.375, -0.125), (0.125, 0.375), (-0.375, 0.125)], dtype=np.float32)
+"""A rotated 2 x 2 grid of rays, whose mean is a pixel's colour."""
+
+# Where on the light's disc each of AROUND looks, so that the mean over a pixel gives a penumbra.
+_LIGHT_DISC = np.array([(0.8, 0.3), (-0.3, 0.8), (-0.8, -0.3), (0.3, -0.8)], dtype=np.float32)
 _CORNERS = np.array([(x, y, z) for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)], dtype=float).T
 
 
@@ -86,8 +90,8 @@ def _window(plan: Plan, thing: Thing, size: int) -> tuple[slice, slice]:
     return slice(top, bottom), slice(left, right)
 
 
-def cast(plan: Plan, size: int, samples: Float[np.ndarray, "samples 2"] = SAMPLES) -> Hits:
-    """Cast `samples` rays through each of size x size pixels, offset by (right, down) fractions of a pixel."""
+def cast(plan: Plan, size: int, samples: Float[np.ndarray, "samples 2"]) -> Hits:
+    """Cast rays through each of size x size pixels, at offsets (right, down) from its centre in fractions of a pixel."""
     directions = _directions(plan, size, samples)
     dx, dy, dz = directions
     height = np.float32(plan.camera.height)
@@ -187,7 +191,9 @@ def _surfaces(plan: Plan, hits: Hits, solid: np.ndarray) -> _Surfaces:
     if plan.walls:
         where = np.flatnonzero(surface == WALL)
         x, _, z = _take(points, where)
-        fits = np.stack([np.abs(wall.away[0] * x + wall.away[2] * z - wall.distance) for wall in plan.walls]).argmin(0)
+        fits = np.stack(
+            [np.abs(np.float32(wall.away[0]) * x + np.float32(wall.away[2]) * z - wall.distance) for wall in plan.walls]
+        ).argmin(0)
         for index, wall in enumerate(plan.walls):
             part = where[fits == index]
             along = points[0, part] * np.float32(wall.away[2]) - points[2, part] * np.float32(wall.away[0])
@@ -265,7 +271,7 @@ def _environment(plan: Plan, directions: np.ndarray) -> np.ndarray:
 
 
 def shade(plan: Plan, hits: Hits) -> UInt8[np.ndarray, "height width 3"]:
-    """The picture of `hits`, which must be cast with SAMPLES: light, soft shadows, reflections and haze, averaged."""
+    """The picture of `hits`, which must be cast with AROUND: light, soft shadows, reflections and haze, averaged."""
     count, height, width = hits.depth.shape
     directions = hits.directions.reshape(3, -1)
     surface = hits.surface.reshape(-1)

@@ -8,12 +8,12 @@ from jaxtyping import Float, Int, UInt8
 
 from ..errors import InputError
 from ..randomness import numpy_generator
-from .rendering import FAR_GROUND, FIRST_THING, NEAR_GROUND, SAMPLES, SKY, WALL, cast, shade
+from .rendering import AROUND, CENTRE, FAR_GROUND, FIRST_THING, NEAR_GROUND, SKY, WALL, Hits, cast, shade
 from .scene_layout import plan_scene
 from .scene_plan import Plan
 
 # Raised with every change of what a seed draws, so that a folder drawn by another version is noticed.
-VERSION = 2
+VERSION = 3
 
 CATEGORIES: list[dict[str, Any]] = [
     {"id": 1, "name": "sphere", "isthing": 1, "supercategory": "object", "color": [214, 48, 80]},
@@ -73,27 +73,32 @@ def draw_scene(seed: int, *, size: int, min_things: int, max_things: int) -> Sce
     wanted = int(numpy_generator("scene", VERSION, seed).integers(min_things, max_things + 1))
     for attempt in range(_ATTEMPTS):
         rng = numpy_generator("scene", VERSION, seed, attempt)
-        plan = _without_hidden(plan_scene(rng, things=wanted), size)
+        plan, hits = _without_hidden(plan_scene(rng, things=wanted), size)
         # many things seldom all show: one fewer is asked for with every few attempts
-        if plan is not None and len(plan.things) >= max(min_things, wanted - attempt // 3):
+        if _stuff_shows(hits) and len(plan.things) >= max(min_things, wanted - attempt // 3):
             break
     else:
         raise InputError(f"scene {seed}: no room for {min_things} things in {_ATTEMPTS} attempts; ask for fewer")
-    hits = cast(plan, size)
     ids, segments = _segments(plan, hits.surface[0], rng)
     with np.errstate(divide="ignore"):
         inverse_depth = np.float32(1) / hits.depth[0]
-    return Scene(shade(plan, hits), ids, segments, inverse_depth)
+    return Scene(shade(plan, cast(plan, size, AROUND)), ids, segments, inverse_depth)
 
 
-def _without_hidden(plan: Plan, size: int) -> Plan | None:
-    """The plan without things that hardly show, or None where stuff hardly shows."""
-    counts = np.bincount(cast(plan, size, SAMPLES[:1]).surface.reshape(-1), minlength=FIRST_THING + len(plan.things))
-    stuff = counts[:FIRST_THING]
-    if np.any((stuff > 0) & (stuff < _MIN_STUFF_SHARE * size * size)):
-        return None
+def _without_hidden(plan: Plan, size: int) -> tuple[Plan, Hits]:
+    """The plan without things that hardly show, and what the pixels' centres then see."""
+    hits = cast(plan, size, CENTRE)
+    counts = np.bincount(hits.surface.reshape(-1), minlength=FIRST_THING + len(plan.things))
     visible = counts[FIRST_THING:] >= _MIN_THING_SHARE * size * size
-    return replace(plan, things=tuple(thing for thing, shows in zip(plan.things, visible, strict=True) if shows))
+    if visible.all():
+        return plan, hits
+    plan = replace(plan, things=tuple(thing for thing, shows in zip(plan.things, visible, strict=True) if shows))
+    return plan, cast(plan, size, CENTRE)
+
+
+def _stuff_shows(hits: Hits) -> bool:
+    counts = np.bincount(hits.surface.reshape(-1), minlength=FIRST_THING)[:FIRST_THING]
+    return not np.any((counts > 0) & (counts < _MIN_STUFF_SHARE * hits.surface.size))
 
 
 def _segments(plan: Plan, surface: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, list[dict[str, int]]]:

@@ -8,7 +8,6 @@ split is complete.
 """
 
 import argparse
-import io
 import multiprocessing
 import os
 import shutil
@@ -142,7 +141,7 @@ def _write_split(folder: Path, parameters: dict[str, Any], *, workers: int, prog
         (folder / name).mkdir(exist_ok=True)
 
     chunks = [(start, min(start + _CHUNK, count)) for start in range(0, count, _CHUNK)]
-    records = {chunk: files.read_json(path) for chunk in chunks if (path := _part_path(folder, split, chunk)).exists()}
+    records = {chunk: record for chunk in chunks if (record := _finished(folder, split, chunk))}
     missing = [chunk for chunk in chunks if chunk not in records]
     done = sum(last - first for first, last in records)
     with tqdm(total=count, initial=done, desc=f"drawing {split}", unit="scene", disable=not progress) as bar:
@@ -163,9 +162,25 @@ def _write_split(folder: Path, parameters: dict[str, Any], *, workers: int, prog
         "annotations": [annotation for chunk in chunks for annotation in records[chunk]["annotations"]],
         "categories": CATEGORIES,
     }
+    os.sync()
     files.write_json(_json_path(folder, split), result, indent=None)
     for path in (parts / f"{split}.json", *(_part_path(folder, split, chunk) for chunk in chunks)):
         path.unlink(missing_ok=True)
+
+
+def _finished(folder: Path, split: str, chunk: tuple[int, int]) -> dict[str, Any] | None:
+    """The record of a chunk that an interrupted run drew, if all its files are still there."""
+    path = _part_path(folder, split, chunk)
+    if not path.exists():
+        return None
+    names = [f"{scene_seed(split, index):012d}" for index in range(*chunk)]
+    scenes = [file for name in names for file in _scene_files(folder, name)]
+    # after a power failure a file may be there and empty
+    return files.read_json(path) if all(file.exists() and file.stat().st_size for file in scenes) else None
+
+
+def _scene_files(folder: Path, name: str) -> tuple[Path, Path, Path]:
+    return folder / "images" / f"{name}.jpg", folder / "panoptic" / f"{name}.png", folder / "depth" / f"{name}.png"
 
 
 def _part_path(folder: Path, split: str, chunk: tuple[int, int]) -> Path:
@@ -214,9 +229,10 @@ def _draw_chunk(folder: Path, parameters: dict[str, Any], chunk: tuple[int, int]
 def _write_scene(folder: Path, image_id: int, scene: Scene) -> tuple[dict[str, Any], dict[str, Any]]:
     name = f"{image_id:012d}"
     colors = np.stack([scene.ids & 255, (scene.ids >> 8) & 255, scene.ids >> 16], axis=-1).astype(np.uint8)
-    _save(folder / "images" / f"{name}.jpg", Image.fromarray(scene.image), quality=_JPEG_QUALITY, subsampling=0)
-    _save(folder / "panoptic" / f"{name}.png", Image.fromarray(colors))
-    _save(folder / "depth" / f"{name}.png", Image.fromarray(encode_depth(scene.inverse_depth)))
+    image_path, ids_path, depth_path = _scene_files(folder, name)
+    _save(image_path, Image.fromarray(scene.image), quality=_JPEG_QUALITY, subsampling=0)
+    _save(ids_path, Image.fromarray(colors))
+    _save(depth_path, Image.fromarray(encode_depth(scene.inverse_depth)))
     height, width = scene.ids.shape
     image = {"id": image_id, "file_name": f"{name}.jpg", "width": width, "height": height}
     segments = [segment | {"iscrowd": 0} | _extent(scene.ids == segment["id"]) for segment in scene.segments]
@@ -231,9 +247,13 @@ def _extent(mask: np.ndarray) -> dict[str, Any]:
 
 
 def _save(path: Path, image: Image.Image, **options: Any) -> None:
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG" if path.suffix == ".jpg" else "PNG", **options)
-    files.write_bytes(path, buffer.getvalue())
+    # not flushed to disk one by one, which takes longer than drawing: the whole split is, before its JSON is written
+    temporary = path.with_name(f".{os.getpid()}-{path.name}")
+    try:
+        image.save(temporary, **options)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

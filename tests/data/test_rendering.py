@@ -6,12 +6,11 @@ import numpy as np
 import pytest
 
 from ldmseg_lib.data import rendering
-from ldmseg_lib.data.rendering import FAR_GROUND, FIRST_THING, NEAR_GROUND, SAMPLES, SKY, WALL, cast, shade
+from ldmseg_lib.data.rendering import AROUND, CENTRE, FAR_GROUND, FIRST_THING, NEAR_GROUND, SKY, WALL, cast, shade
 from ldmseg_lib.data.scene_layout import plan_scene
 from ldmseg_lib.data.scene_plan import Plan
 
 SIZE = 48
-CENTRE = SAMPLES[:1]
 
 
 @pytest.fixture(scope="module")
@@ -76,10 +75,10 @@ def test_depth_runs_along_the_optical_axis(plans):
 
 
 def test_casting_only_inside_the_projected_box_loses_nothing(plans, monkeypatch):
-    inside = [cast(plan, SIZE) for plan in plans]
+    inside = [cast(plan, SIZE, AROUND) for plan in plans]
     monkeypatch.setattr(rendering, "_window", lambda plan, thing, size: (slice(0, size), slice(0, size)))
     for plan, hits in zip(plans, inside):
-        everywhere = cast(plan, SIZE)
+        everywhere = cast(plan, SIZE, AROUND)
         np.testing.assert_array_equal(hits.surface, everywhere.surface)
         np.testing.assert_array_equal(hits.depth, everywhere.depth)
 
@@ -100,9 +99,9 @@ def test_things_cast_shadows_and_light_nothing(plans):
         # without reflections a thing can only take light from the surfaces around it
         matt = tuple((stuff, replace(material, mirror=0.0)) for stuff, material in plan.ground)
         plan = replace(plan, ground=matt, wall_material=replace(plan.wall_material, mirror=0.0))
-        hits = cast(plan, SIZE)
+        hits = cast(plan, SIZE, AROUND)
         empty = replace(plan, things=())
-        with_things, without = shade(plan, hits).astype(int), shade(empty, cast(empty, SIZE)).astype(int)
+        with_things, without = shade(plan, hits).astype(int), shade(empty, cast(empty, SIZE, AROUND)).astype(int)
         background = np.all(hits.surface < FIRST_THING, axis=0)
         difference = (without - with_things)[background]
         assert difference.min() >= -1
@@ -111,9 +110,8 @@ def test_things_cast_shadows_and_light_nothing(plans):
 
 
 def test_colours_are_smoothed_over_several_rays(plans):
-    """At a sharp edge between a thing and the sky some pixels lie between the two colours."""
-    assert len(SAMPLES) >= 5 and tuple(SAMPLES[0]) == (0, 0)
-    assert np.abs(SAMPLES).max() < 0.5
-    np.testing.assert_allclose(SAMPLES.mean(0), 0, atol=1e-7)
-    mixed = sum(np.any(hits.surface != hits.surface[0], axis=0).sum() for hits in (cast(plan, SIZE) for plan in plans))
-    assert mixed > 24 * 50
+    """At the edges of things a pixel's rays meet different surfaces, evenly spread over the pixel."""
+    assert len(AROUND) >= 4 and np.abs(AROUND).max() < 0.5
+    np.testing.assert_allclose(AROUND.mean(0), 0, atol=1e-7)
+    surfaces = [cast(plan, SIZE, AROUND).surface for plan in plans]
+    assert sum(np.any(surface != surface[0], axis=0).sum() for surface in surfaces) > 24 * 50
