@@ -91,7 +91,7 @@ def _window(plan: Plan, thing: Thing, size: int) -> tuple[slice, slice]:
 
 
 def cast(plan: Plan, size: int, samples: Float[np.ndarray, "samples 2"]) -> Hits:
-    """Cast rays through each of size x size pixels, at offsets (right, down) from its centre in fractions of a pixel."""
+    """Cast rays through each of size x size pixels, at offsets (right, down) from its centre in shares of a pixel."""
     directions = _directions(plan, size, samples)
     dx, dy, dz = directions
     height = np.float32(plan.camera.height)
