@@ -16,6 +16,7 @@ import pandas as pd
 from . import files, paths
 from .errors import InputError
 from .stage_keys import STAGES, read_result
+from .stages import StageRun
 from .tables import TABLES, Records, Table
 
 _MARK = re.compile(r"(<!-- generated: demo -->\n)(.*?)(<!-- end -->)", flags=re.DOTALL)
@@ -38,6 +39,26 @@ def build_table(name: str, results: Records) -> pd.DataFrame:
     if missing:
         raise InputError(f"table {name} needs the result of {missing[0]}; run notebooks/{missing[0]}.ipynb")
     return table.build(results)
+
+
+def markdown_tables(results: Records) -> list[str]:
+    """Every table that `results` allow, as Markdown with title and provenance."""
+    texts = []
+    for table in TABLES.values():
+        if all(stage in results for stage in table.stages):
+            body = as_markdown(as_text(table.build(results), table.decimals))
+            texts.append(f"**{table.title}.** {provenance(results)}\n\n{body}")
+    return texts
+
+
+def table_of(name: str, run: StageRun, metrics: Mapping[str, Any]) -> Any:
+    """The table `name` for display at the end of the notebook that computed `metrics`, with its provenance."""
+    from IPython.display import Markdown
+
+    results = load_results(run.run_dir) | {run.name: run.record(metrics)}
+    table = TABLES[name]
+    body = as_markdown(as_text(build_table(name, results), table.decimals))
+    return Markdown(f"**{table.title}.** {provenance(results)}\n\n{body}")
 
 
 def provenance(results: Records) -> str:
@@ -187,7 +208,7 @@ def readme_block(results: Records, figures: Path) -> str:
             parts.append(f"**{table.title}**\n\n{as_markdown(as_text(table.build(results), table.decimals))}")
     parts.append(provenance(results))
     for figure in sorted(figures.glob("figure_*.png")):
-        title = figure.stem.replace("_", " ").capitalize()
+        title = re.sub(r"^figure_(s?\d+)", lambda m: f"Figure {m[1].upper()}", figure.stem).replace("_", " ")
         parts.append(f"![{title}]({figure.relative_to(paths.ROOT).as_posix()})")
     return "\n\n".join(parts)
 

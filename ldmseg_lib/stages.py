@@ -83,6 +83,13 @@ class StageRun:
         """Folder for the run's figures."""
         return self.run_dir / "figures"
 
+    @property
+    def device(self) -> str:
+        """Where networks run: the first GPU, or the CPU."""
+        import torch
+
+        return "cuda" if torch.cuda.is_available() else "cpu"
+
     def input(self, name: str) -> Path:
         """The folder of the finished earlier stage `name`.
 
@@ -126,27 +133,30 @@ class StageRun:
         if metrics is None and self._computed is None and self.result is None:
             raise StageError(f"{self.name} has no result: call compute, or give finish the metrics")
         if self.result is None:
-            computed, seconds = self._computed or ({}, 0.0)
-            written = computed if metrics is None else _plain(metrics)
-            self._write(
-                {
-                    **self._keys[self.name].ingredients,
-                    "key": self.key,
-                    "profile": self.profile.name,
-                    "parameters": json.loads(json.dumps(dataclasses.asdict(self.profile))),
-                    "metrics": written,
-                    "weights": weights or written.get("weights"),
-                    "versions": package_versions(),
-                    "device": device_name(),
-                    "seconds": round(seconds, 1),
-                    **peak_memory(),
-                    "date": datetime.now(UTC).isoformat(timespec="seconds"),
-                }
-            )
+            written = (self._computed or ({}, 0.0))[0] if metrics is None else _plain(metrics)
+            self._write(self.record(written) | {"weights": weights or written.get("weights")})
         elif metrics is not None and _plain(metrics) != self.result["metrics"]:
             self._write(self.result | {"metrics": _plain(metrics)})
         sync(self.run_dir, self.name, self._keys[self.name])
         self._lock.release()
+
+    def record(self, metrics: Mapping[str, Any]) -> dict[str, Any]:
+        """The result record that `finish` writes, with `metrics`: for tables shown before the stage is finished."""
+        if self.result is not None:
+            return self.result
+        return {
+            **self._keys[self.name].ingredients,
+            "key": self.key,
+            "profile": self.profile.name,
+            "parameters": json.loads(json.dumps(dataclasses.asdict(self.profile))),
+            "metrics": _plain(metrics),
+            "weights": metrics.get("weights"),
+            "versions": package_versions(),
+            "device": device_name(),
+            "seconds": round(self._computed[1] if self._computed else 0.0, 1),
+            **peak_memory(),
+            "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
 
     def _write(self, record: dict[str, Any]) -> None:
         files.write_json(self.folder / "result.json", record)
