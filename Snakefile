@@ -23,9 +23,13 @@ try:
     if unknown:
         raise InputError(f"unknown setting {unknown[0]!r}; there are {', '.join([*SETTINGS, 'notebooks'])}")
     settings = SETTINGS | {name: value for name, value in config.items() if name in SETTINGS}
+    # --config reads values as YAML, where the notebook "05" is the number 5 and a folder can be a number too
+    settings |= {name: str(value) for name, value in settings.items() if name != "seed" and value is not None}
+    notebooks = config.get("notebooks") or ""
+    notebooks = f"{notebooks:02}" if isinstance(notebooks, int) else str(notebooks)
     profile, run_dir, data_root = resolve(**settings)
     present = [name for name in STAGES if (paths.NOTEBOOKS / f"{name}.ipynb").exists()]
-    asked = [find_stage(part.strip()).name for part in str(config.get("notebooks") or "").split(",") if part.strip()]
+    asked = [find_stage(part.strip()).name for part in notebooks.split(",") if part.strip()]
     chosen = asked or [name for name in present if not STAGES[name].optional]
     keys = stage_keys(profile, seed=settings["seed"], data_root=data_root)
     check_run_folder(run_dir, profile.name, settings["seed"])
@@ -67,7 +71,7 @@ rule notebook:
         "{wildcards.stage}"
     shell:
         "{params.python:q} -m papermill {input.notebook:q} {log:q} --engine terminal --no-progress-bar --log-level WARNING"
-        " -k python3 --cwd {params.folder:q} -p seed {params.seed} {params.given}"
+        " -k python3 -l python --cwd {params.folder:q} -p seed {params.seed} {params.given}"
         " || {{ echo 'The executed notebook, with its error: '{log:q} >&2; exit 1; }}"
 
 
