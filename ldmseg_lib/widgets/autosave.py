@@ -60,7 +60,7 @@ class Session:
         if not self.path.exists():
             return None
         try:
-            with np.load(self.path, allow_pickle=False) as file:
+            with np.load(io.BytesIO(self.path.read_bytes()), allow_pickle=False) as file:
                 arrays = {key: file[key] for key in file.files}
             history = EditHistory.from_arrays(arrays)
             if history.size != shape:

@@ -82,7 +82,11 @@ class View {
     const newSize = String(this.size) !== String(state.size);
     Object.assign(this, { raw, state, ids, base, size: state.size });
     this.picture.photo = photo;
-    if (newSize) { this.layout(); this.picture.setSize(state.size[1], state.size[0]); }
+    if (newSize) {
+      this.layout();
+      this.picture.setSize(state.size[1], state.size[0]);
+      this.chooseSize(Math.max(2, Math.round(Math.min(...state.size) / 10)));
+    }
     this.acked = acks[this.client] ?? 0;
     this.pending = this.pending.filter((edit) => edit.seq > this.acked);
     if (stack) this.takeCandidates(stack, count);

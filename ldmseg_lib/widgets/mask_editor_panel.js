@@ -125,7 +125,7 @@ class Panel {
     this.redo.title = state.redo ? `Redo: ${state.redo} (Ctrl+Shift+Z)` : "Nothing to redo";
     if (this.settings !== JSON.stringify(state.settings)) {
       this.settings = JSON.stringify(state.settings);
-      this.sampler.replaceChildren(element("option", { value: "" }, "model's own"), ...state.samplers.map((s) => element("option", { value: s }, s)));
+      this.sampler.replaceChildren(element("option", { value: "" }, "default"), ...state.samplers.map((s) => element("option", { value: s }, s)));
       this.steps.value = state.settings.steps;
       this.count.value = state.settings.candidates;
       this.seed.value = state.settings.seed;

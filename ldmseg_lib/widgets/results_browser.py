@@ -50,6 +50,4 @@ class ResultsBrowser(ipywidgets.VBox):
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", dpi=100)
         self.picture.value = buffer.getvalue()
-        self.caption.value = (
-            f"{truth.file_name}: {len(truth.segments)} segments, {len(segments)} predicted"
-        )
+        self.caption.value = f"{truth.file_name}: {len(truth.segments)} segments, {len(segments)} predicted"

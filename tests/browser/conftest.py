@@ -1,6 +1,7 @@
 """JupyterLab in Chromium, both real, on a temporary copy of everything. Skipped where one of them is missing."""
 
 import contextlib
+import importlib.util
 import json
 import os
 import secrets
@@ -15,6 +16,7 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 HINT = "the browser tests need Chromium, Playwright and JupyterLab: run `make browser`"
@@ -79,6 +81,8 @@ class Server:
             "IdentityProvider.token": self.token,
             "ServerApp.root_dir": self.work,
             "ServerApp.allow_root": True,
+            "ServerApp.shutdown_no_activity_timeout": 900,
+            "MappingKernelManager.cull_idle_timeout": 600,
             "LabApp.expose_app_in_browser": True,
             "LabApp.extension_manager": "readonly",
             "LabApp.check_for_updates_class": "jupyterlab.NeverCheckForUpdate",
@@ -121,13 +125,17 @@ class Lab:
         self.problems: list[str] = []
         self.outside: list[str] = []
         self.client = None
+        self.context.set_default_timeout(15_000)
         self.page = self.open_page()
 
     def open_page(self, *, reset: bool = True):
         page = self.context.new_page()
         page.on("console", lambda m: self.problems.append(m.text) if m.type == "error" else None)
         page.on("pageerror", lambda e: self.problems.append(str(e)))
-        page.on("request", lambda r: None if r.url.startswith((self.server.url, "data:", "blob:")) else self.outside.append(r.url))
+        page.on(
+            "request",
+            lambda r: None if r.url.startswith((self.server.url, "data:", "blob:")) else self.outside.append(r.url),
+        )
         page.goto(f"{self.server.url}/lab/tree/{self.notebook}?token={self.server.token}{'&reset' if reset else ''}")
         self.settle(page)
         return page
@@ -159,6 +167,55 @@ class Lab:
 
     def editor(self, page=None, nth: int = 0):
         return (page or self.page).locator(".jp-OutputArea-output .mask-editor[data-ready]").nth(nth)
+
+    def view(self, expression: str, *, page=None, argument=None):
+        """The value of a JavaScript expression of the editor's view `v` and of `a`, the argument."""
+        root = self.editor(page)
+        return root.evaluate(f"(root, a) => {{ const v = root.maskEditor; return ({expression}); }}", argument)
+
+    def settled(self, page=None) -> None:
+        """Wait until Python has confirmed every edit of the view, and the view has drawn what came back."""
+        handle = self.editor(page).element_handle()
+        (page or self.page).wait_for_function(
+            "root => Number(root.dataset.ack) >= Number(root.dataset.seq) && !root.maskEditor.showing", arg=handle
+        )
+
+    def tool(self, name: str) -> None:
+        self.editor().locator(f"[data-tool={name}].me-icon").click()
+
+    def press(self, name: str, page=None) -> None:
+        """Click the button that does `name`."""
+        self.editor(page).locator(f"[data-do={name}]").click()
+
+    def message(self, text: str, page=None) -> None:
+        """Wait until the editor says `text`."""
+        self.editor(page).locator(".me-message", has_text=text).wait_for(timeout=15_000)
+
+    def place(self, x: float, y: float, page=None) -> tuple[float, float]:
+        """Where the image's point (x, y) is on the page, now."""
+        box = self.editor(page).locator("canvas.me-canvas").bounding_box()
+        left, top = self.view("v.picture.toScreen(...a)", page=page, argument=[x, y])
+        return box["x"] + left, box["y"] + top
+
+    def drag(self, *points: tuple[float, float], steps: int = 12) -> None:
+        """Press the mouse at the first of the image's points, move through the others, and let go."""
+        self.editor().locator("canvas.me-canvas").scroll_into_view_if_needed()
+        places = [self.place(*point) for point in points]
+        mouse = self.page.mouse
+        mouse.move(*places[0])
+        mouse.down()
+        for x, y in places[1:]:
+            mouse.move(x, y, steps=steps)
+        mouse.up()
+
+    def seen(self, name: str = "region", page=None) -> np.ndarray:
+        """The view's own `region` or `ids`."""
+        height, width = self.view("v.size", page=page)
+        return np.array(self.view(f"Array.from(v.{name})", page=page)).reshape(height, width)
+
+    def held(self, name: str = "region") -> np.ndarray:
+        """Python's `region` or `ids`."""
+        return np.array(self.python(f"editor.{name}.astype(int).tolist()"))
 
     def connect(self) -> None:
         """Connect to the notebook's kernel, whichever it is now."""
@@ -201,10 +258,9 @@ class Lab:
 @pytest.fixture(scope="session")
 def browser() -> Iterator:
     chromium = find_chromium()
-    playwright = pytest.importorskip("playwright.sync_api", reason=HINT)
-    pytest.importorskip("jupyterlab", reason=HINT)
-    if chromium is None:
+    if chromium is None or importlib.util.find_spec("jupyterlab") is None:
         pytest.skip(HINT)
+    playwright = pytest.importorskip("playwright.sync_api", reason=HINT)
     arguments = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
     arguments += ["--disable-component-update", "--disable-sync"]
     with playwright.sync_playwright() as p:
@@ -234,8 +290,6 @@ def server(browser, tmp_path_factory) -> Iterator[Server]:
 
 def write_scene(folder: Path) -> None:
     """An embedded scene of 128 x 96 pixels (not square: rows and columns must not be mixed up), ids 1, 2, 3, ..."""
-    import numpy as np
-
     from ldmseg_lib.data.synthetic import CATEGORIES, draw_scene
 
     scene = draw_scene(11, size=128, min_things=4, max_things=6)
@@ -257,7 +311,9 @@ def opened(browser, server) -> Iterator[Lab]:
 def lab(opened: Lab, request: pytest.FixtureRequest) -> Iterator[Lab]:
     """The notebook with a fresh editor; the page must neither log an error nor ask for anything outside."""
     opened.problems.clear()
-    opened.run_all(name=f"{request.node.name.replace('[', '-').replace(']', '')}-{secrets.token_hex(3)}", scale=1, delay=0.0)
+    opened.run_all(
+        name=f"{request.node.name.replace('[', '-').replace(']', '')}-{secrets.token_hex(3)}", scale=1, delay=0.0
+    )
     yield opened
     assert opened.problems == []
     assert opened.outside == []

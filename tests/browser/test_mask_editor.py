@@ -1,11 +1,399 @@
 """The editor in JupyterLab: what the hand does is what Python holds, bit for bit."""
 
+import io
+import json
+import os
+import statistics
+import time
+from pathlib import Path
+
+import numpy as np
 import pytest
+from PIL import Image
+
+from ldmseg_lib.widgets import raster
 
 pytestmark = pytest.mark.browser
 
+SHAPE = (96, 128)
 
-def test_it_shows(lab):
-    lab.page.screenshot(path="/tmp/shot1.png")
-    lab.editor().screenshot(path="/tmp/shot2.png")
-    print(lab.problems)
+
+def python_mask(edit: dict) -> np.ndarray:
+    if edit["op"] == "paint":
+        return raster.stroke(SHAPE, edit["points"], edit["radius"])
+    if edit["op"] == "box":
+        return raster.rectangle(SHAPE, edit["x0"], edit["y0"], edit["x1"], edit["y1"])
+    return raster.lasso(SHAPE, edit["points"])
+
+
+def random_edits(count: int) -> list[dict]:
+    """Strokes, rectangles and lassos of every size, also outside the picture, on and beside pixel borders."""
+    draw = np.random.default_rng(5)
+    edits: list[dict] = []
+    for i in range(count):
+        reach = draw.choice([3.0, 60.0, 400.0, 9000.0])
+        points = draw.normal((64, 48), reach, (int(draw.integers(1, 9)), 2))
+        if i % 3 == 0:
+            points = np.round(points * 4) / 4
+        if i % 4 == 0:
+            edits.append(
+                {"op": "box", **dict(zip(("x0", "y0", "x1", "y1"), draw.normal(50, 40, 4).tolist())), "hide": True}
+            )
+        elif i % 4 == 1:
+            edits.append({"op": "lasso", "points": points.tolist(), "hide": True})
+        else:
+            edits.append(
+                {"op": "paint", "points": points.tolist(), "radius": float(draw.choice([0.1, 0.5, 1.25, 7.3, 40, 300]))}
+            )
+    return edits
+
+
+def test_browser_and_numpy_cover_the_same_pixels(lab):
+    edits = random_edits(400)
+    drawn = lab.view(
+        """a.map(edit => {
+            v.base = new Uint8Array(128 * 96);
+            v.pending = [{ ...edit, seq: 1e9 }];
+            v.rebuild();
+            return v.region.join('');
+        })""",
+        argument=edits,
+    )
+    lab.view("v.pending = []")
+    masks = [python_mask(edit) for edit in edits]
+    assert sum(0 < mask.sum() < mask.size for mask in masks) > 150
+    for edit, seen, mask in zip(edits, drawn, masks):
+        assert seen == "".join(map(str, mask.astype(int).ravel())), edit
+
+
+def test_a_slanted_stroke_appears_while_python_is_busy_and_is_the_same_there(lab):
+    lab.python("0")
+    message = lab.client.execute("import time; time.sleep(3)", store_history=False)
+    lab.drag((20.3, 15.8), (101.7, 77.1), (60, 90))
+    drawn = lab.seen()
+    assert lab.client.is_alive() and drawn.sum() > 500, "nothing was drawn while Python was busy"
+    before = lab.view("[v.acked, v.seq, v.pending[0].points.length]")
+    lab.client.get_shell_msg(timeout=20)
+    lab.settled()
+    assert message
+    assert before[2] > 10
+    np.testing.assert_array_equal(drawn, lab.held())
+    np.testing.assert_array_equal(lab.seen(), drawn)
+    colour = lab.view("Array.from(v.picture.hidden.ctx.getImageData(20, 16, 1, 1).data)")
+    assert colour == [255, 255, 255, 255]
+
+
+def test_every_tool_reaches_python(lab):
+    lab.drag((30, 30), (90, 60))
+    painted = lab.held()
+    lab.tool("eraser")
+    lab.drag((60, 20), (60, 80))
+    lab.settled()
+    erased = lab.held()
+    assert 0 < erased.sum() < painted.sum() and not erased[40:50, 60].any()
+    lab.tool("box")
+    lab.drag((10.2, 70.4), (40.3, 90.1))
+    lab.settled()
+    assert lab.held()[71:90, 11:40].all()
+    lab.tool("lasso")
+    lab.drag((100, 5), (120, 5), (110, 30))
+    lab.settled()
+    lassoed = lab.held()
+    assert lassoed[10, 110] and not lassoed[28, 101]
+    lab.tool("segment")
+    ids = lab.held("ids")
+    lab.drag((3, 3))
+    lab.settled()
+    assert lab.held()[ids == ids[3, 3]].all()
+    lab.drag((3, 3))
+    lab.settled()
+    assert not lab.held()[ids == ids[3, 3]].any()
+    np.testing.assert_array_equal(lab.seen(), lab.held())
+
+
+def test_undo_and_redo_outlive_a_reload_of_the_page(lab):
+    lab.drag((20, 20), (50, 40))
+    lab.settled()
+    first = lab.held()
+    lab.drag((90, 20), (100, 80))
+    lab.settled()
+    second = lab.held()
+    lab.page.evaluate("() => window.jupyterapp.commands.execute('docmanager:save')")
+    lab.page.reload()
+    lab.settle(lab.page)
+    lab.editor().wait_for()
+    np.testing.assert_array_equal(lab.seen(), second)
+    lab.press("undo")
+    lab.settled()
+    np.testing.assert_array_equal(lab.seen(), first)
+    np.testing.assert_array_equal(lab.held(), first)
+    lab.editor().locator("canvas.me-canvas").focus()
+    lab.page.keyboard.press("Control+z")
+    lab.settled()
+    assert not lab.held().any()
+    lab.page.keyboard.press("Control+Shift+Z")
+    lab.page.keyboard.press("Control+Shift+Z")
+    lab.settled()
+    np.testing.assert_array_equal(lab.held(), second)
+
+
+def test_two_pages_show_one_editor(lab):
+    lab.page.evaluate("() => window.jupyterapp.commands.execute('docmanager:save')")
+    other = lab.open_page()
+    try:
+        lab.editor(other).wait_for()
+        lab.drag((20, 20), (80, 70))
+        lab.settled()
+        follow = "([root, n]) => root.maskEditor.region.reduce((sum, value) => sum + value, 0) === n"
+        drawn = lab.seen()
+        other.wait_for_function(follow, arg=[lab.editor(other).element_handle(), int(drawn.sum())])
+        np.testing.assert_array_equal(lab.seen(page=other), drawn)
+        lab.press("undo", page=other)
+        lab.page.wait_for_function(follow, arg=[lab.editor().element_handle(), 0])
+        assert not lab.held().any()
+    finally:
+        other.close()
+
+
+def test_cancel_works_within_a_step_and_a_second_inpaint_is_refused(lab):
+    lab.run_all(delay=0.3)
+    lab.press("inpaint")
+    lab.message("Nothing is hidden")
+    lab.drag((30, 30), (90, 60))
+    lab.settled()
+    region = lab.held()
+    lab.press("inpaint")
+    lab.editor().locator(".me-stage-text", has_text="Step 2 of 20").wait_for()
+    with pytest.raises(AssertionError, match="already at work"):
+        lab.python("editor.start()")
+    lab.message("already at work")
+    asked = time.perf_counter()
+    lab.press("cancel")
+    lab.message("Cancelled at step")
+    assert time.perf_counter() - asked < 1
+    assert lab.python("[editor.running, len(editor.candidates), len(pipe.encoded)]") == [False, 0, 1]
+    np.testing.assert_array_equal(lab.held(), region)
+
+
+def test_a_candidate_is_chosen_compared_accepted_and_taken_back(lab):
+    ids = lab.held("ids")
+    lab.drag((40, 50), (100, 70))
+    editor = lab.editor()
+    editor.get_by_label("Candidates").first.fill("3")
+    editor.get_by_label("Seed", exact=True).fill("7")
+    editor.get_by_label("Sampler").select_option("unipc")
+    lab.press("inpaint")
+    editor.locator(".me-thumb").nth(2).wait_for()
+    editor.locator(".me-thumb").nth(1).click()
+    editor.locator(".me-thumb[data-candidate='1'][aria-checked=true]").wait_for()
+    lab.settled()
+    assert lab.python("[editor.chosen, pipe.calls[-1]['sampler'], editor.settings.seed]") == [1, "unipc", 7]
+    proposed = np.array(lab.python("editor.candidates[1].tolist()"))
+    region = lab.held().astype(bool)
+    lab.view("v.picture.segmentPath = null")
+    lab.press("before")
+    assert editor.locator("[data-do=before]").get_attribute("aria-pressed") is not None
+    lab.press("accept")
+    lab.settled()
+    np.testing.assert_array_equal(lab.held("ids"), proposed)
+    np.testing.assert_array_equal(lab.seen("ids"), proposed)
+    assert not lab.held().any()
+    np.testing.assert_array_equal(proposed[~region], ids[~region])
+    lab.drag((20, 20), (30, 30))
+    lab.press("undo")
+    lab.press("undo")
+    lab.settled()
+    np.testing.assert_array_equal(lab.held("ids"), ids)
+    np.testing.assert_array_equal(lab.held().astype(bool), region)
+
+
+def test_exports_are_read_back(lab):
+    lab.drag((40, 50), (100, 70))
+    lab.press("export")
+    lab.message("Exported to")
+    ids = lab.held("ids")
+    folder = lab.server.work / "runs" / json.loads((lab.server.work / "plan.json").read_text())["name"] / "export"
+    np.testing.assert_array_equal(np.asarray(Image.open(folder / "ids.png")), ids)
+    np.testing.assert_array_equal(np.load(folder / "ids.npy", allow_pickle=False), ids)
+    np.testing.assert_array_equal(np.load(folder / "region.npy", allow_pickle=False), lab.held().astype(bool))
+    coco = np.asarray(Image.open(folder / "panoptic" / "image.png")).astype(int)
+    np.testing.assert_array_equal(coco @ [1, 256, 65536], ids)
+    entries = json.loads((folder / "panoptic.json").read_text())["annotations"][0]["segments_info"]
+    assert {e["id"]: e["area"] for e in entries} == {int(i): int((ids == i).sum()) for i in np.unique(ids)}
+    with lab.page.expect_download() as download:
+        lab.press("png")
+    taken = np.asarray(Image.open(download.value.path()).convert("RGB")).astype(int)
+    np.testing.assert_array_equal(taken @ [1, 256, 65536], ids)
+
+
+def test_the_keyboard_alone_edits_and_leaves_the_notebook_be(lab):
+    cells = "() => window.jupyterapp.shell.currentWidget.content.widgets.length"
+    count = lab.page.evaluate(cells)
+    canvas = lab.editor().locator("canvas.me-canvas")
+    canvas.focus()
+    keyboard = lab.page.keyboard
+    for key in ("d", "d", "a", "x", "Escape", "b"):
+        keyboard.press(key)
+    keyboard.press("Space")
+    for _ in range(3):
+        keyboard.press("Shift+ArrowRight")
+    keyboard.press("Space")
+    lab.settled()
+    radius = lab.view("v.tools.radius")
+    expected = raster.stroke(SHAPE, [(64.5, 48.5), (74.5, 48.5), (84.5, 48.5), (94.5, 48.5)], radius)
+    np.testing.assert_array_equal(lab.held().astype(bool), expected)
+    keyboard.press("Control+z")
+    lab.settled()
+    assert not lab.held().any()
+    keyboard.press("r")
+    assert lab.editor().locator("[data-tool=box].me-icon").get_attribute("aria-pressed") == "true"
+    assert lab.page.evaluate(cells) == count
+    for node in lab.editor().locator("button, input, select, canvas.me-canvas").all():
+        node.focus() if node.is_visible() and node.is_enabled() else None
+        assert node.get_attribute("data-lm-suppress-shortcuts") == "true"
+        named = node.evaluate("n => n.getAttribute('aria-label') || n.labels?.[0]?.textContent || n.textContent.trim()")
+        assert named, node.evaluate("n => n.outerHTML")
+    lab.editor().locator("[data-do=export]").focus()
+    keyboard.press("d")
+    keyboard.press("d")
+    assert lab.page.evaluate(cells) == count
+
+
+def test_one_finger_paints_and_two_zoom(lab):
+    session = lab.context.new_cdp_session(lab.page)
+
+    def touch(kind: str, *points: tuple[float, float]) -> None:
+        places = [dict(zip(("x", "y"), lab.place(*p))) | {"id": i} for i, p in enumerate(points)]
+        session.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": places})
+
+    touch("touchStart", (30, 30))
+    for i in range(1, 9):
+        touch("touchMove", (30 + 5 * i, 30 + 2 * i))
+    touch("touchEnd")
+    lab.settled()
+    painted = lab.held()
+    assert painted[30, 30] and painted[46, 70]
+    zoom = lab.view("v.picture.zoom")
+    box = lab.editor().locator("canvas.me-canvas").bounding_box()
+    middle = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+
+    def pinch(kind: str, span: float) -> None:
+        places = [{"x": middle[0] + sign * span, "y": middle[1], "id": i} for i, sign in enumerate((-1, 1))]
+        session.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": places})
+
+    pinch("touchStart", 40)
+    for span in (60, 80, 100, 120):
+        pinch("touchMove", span)
+    session.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+    assert 2 < lab.view("v.picture.zoom") / zoom < 4
+    np.testing.assert_array_equal(lab.held(), painted)
+    lab.tool("brush")
+    lab.drag((64, 48), (70, 52))
+    lab.settled()
+    np.testing.assert_array_equal(lab.seen(), lab.held())
+    assert lab.held()[48, 64]
+
+
+def png(image: Image.Image) -> bytes:
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return file.getvalue()
+
+
+def test_uploads_are_taken_or_refused_in_words(lab):
+    lab.drag((30, 30), (90, 60))
+    lab.settled()
+    region, ids = lab.held(), lab.held("ids")
+    chooser = lab.editor().locator("input[type=file]")
+    chooser.set_input_files({"name": "notes.jpg", "mimeType": "image/jpeg", "buffer": b"not a picture"})
+    lab.message("notes.jpg is not an image")
+    chooser.set_input_files(
+        {"name": "large.png", "mimeType": "image/png", "buffer": png(Image.new("1", (10_000, 10_000)))}
+    )
+    lab.message("100 megapixels")
+    np.testing.assert_array_equal(lab.held(), region)
+    noise = np.random.default_rng(0).integers(0, 256, (900, 1400, 3), np.uint8)
+    chooser.set_input_files({"name": "mine.png", "mimeType": "image/png", "buffer": png(Image.fromarray(noise))})
+    lab.message("never a photograph")
+    assert lab.held().all() and not lab.held("ids").any()
+    assert lab.python("list(editor.photo.shape)") == [96, 128, 3]
+    lab.press("inpaint")
+    lab.message("Everything is hidden: this is a fresh sample")
+    lab.editor().locator(".me-thumb").wait_for()
+    lab.press("undo")
+    lab.settled()
+    np.testing.assert_array_equal(lab.held("ids"), ids)
+    np.testing.assert_array_equal(lab.held(), region)
+
+
+def test_a_restarted_kernel_loses_no_edit(lab):
+    lab.drag((30, 30), (60, 40))
+    lab.settled()
+    ids = lab.held("ids")
+    kernel = lab.server.api("GET", "sessions")[0]["kernel"]["id"]
+    lab.client.execute("import time; time.sleep(60)", store_history=False)
+    time.sleep(0.3)
+    lab.view("v.model.send({type: 'request', op: 'discard'})")
+    lab.drag((80, 30), (100, 80))
+    drawn = lab.seen()
+    lab.page.evaluate("() => window.jupyterapp.shell.currentWidget.context.sessionContext.session.kernel.restart()")
+    lab.message("The kernel of this editor is gone")
+    assert lab.editor().locator("[data-do=inpaint]").is_disabled()
+    with lab.page.expect_download() as download:
+        lab.press("png")
+    taken = np.asarray(Image.open(download.value.path()).convert("RGB")).astype(int)
+    np.testing.assert_array_equal(taken @ [1, 256, 65536], ids)
+    lab.drag((10, 10), (20, 80))
+    np.testing.assert_array_equal(lab.seen(), drawn)
+    lab.settle(lab.page)
+    lab.connect()
+    lab.run_all()
+    lab.settled()
+    np.testing.assert_array_equal(lab.held(), drawn)
+    np.testing.assert_array_equal(lab.seen(), drawn)
+    assert lab.server.api("GET", "sessions")[0]["kernel"]["id"] == kernel
+
+
+def test_a_stroke_at_512_pixels_reaches_python_within_100_ms(lab):
+    lab.run_all(scale=4)
+    assert lab.view("v.size") == [384, 512]
+    lab.view(
+        """(() => {
+            v.sent = []; v.waits = []; v.drawing = [];
+            const post = v.post.bind(v), live = v.live.bind(v);
+            v.post = (message, buffers) => { v.sent[message.seq] = performance.now(); post(message, buffers); };
+            v.live = (...args) => { const t = performance.now(); live(...args); v.drawing.push(performance.now() - t) };
+            new MutationObserver(() => v.waits.push(performance.now() - v.sent[v.acked]))
+                .observe(v.root, { attributes: true, attributeFilter: ['data-ack'] });
+        })()"""
+    )
+    for i in range(30):
+        lab.drag((40 + 10 * i, 40), (460 - 10 * i, 340), steps=40)
+        lab.settled()
+    waits, drawing = sorted(lab.view("v.waits")), sorted(lab.view("v.drawing"))
+    print(
+        f"\nstroke to Python and back: median {statistics.median(waits):.0f} ms, largest {waits[-1]:.0f} ms,"
+        f" n = {len(waits)}; drawing a move: median {statistics.median(drawing):.2f} ms, largest {drawing[-1]:.1f} ms, n = {len(drawing)}"
+    )
+    assert len(waits) == 30
+    assert statistics.median(waits) < 100
+    assert statistics.median(drawing) < 16
+    np.testing.assert_array_equal(lab.seen(), lab.held())
+
+
+def test_a_picture_of_the_editor_in_use(lab, tmp_path):
+    lab.run_all(scale=2)
+    editor = lab.editor()
+    lab.drag((60, 110), (90, 175), (140, 150))
+    editor.get_by_label("Candidates").first.fill("4")
+    editor.get_by_label("Seed", exact=True).fill("3")
+    lab.press("inpaint")
+    editor.locator(".me-thumb").nth(3).wait_for()
+    editor.locator(".me-thumb").nth(1).click()
+    lab.settled()
+    lab.press("before")
+    lab.settled()
+    path = Path(os.environ.get("LDMSEG_EDITOR_PICTURE", tmp_path / "editor.png"))
+    editor.scroll_into_view_if_needed()
+    editor.screenshot(path=path)
+    assert Image.open(path).size[0] > 700

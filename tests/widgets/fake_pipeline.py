@@ -8,7 +8,7 @@ from scipy.ndimage import distance_transform_edt
 
 
 class FakePipeline:
-    """Fills hidden pixels from the nearest known ones, bent by the candidate's generator, with one new round segment."""
+    """Fills hidden pixels from the nearest known ones, bent by the candidate's generator, with one new disc."""
 
     num_ids = 32
     samplers = ("ddim", "unipc")
