@@ -10,7 +10,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from ..errors import InputError
 
@@ -18,6 +18,12 @@ if TYPE_CHECKING:
     from .coco_panoptic import Evaluation
 
 _HEADER = f"{'':<10}|{'PQ':>7}{'SQ':>7}{'RQ':>7}{'N':>6}"
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """One line, as for every other fault; argparse would print the usage too."""
+        self.exit(2, f"error: {message} (see --help)\n")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -37,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="python -m ldmseg_lib.evaluation",
         description="Panoptic quality of predictions in COCO's format, as COCO's own evaluator counts it.",
     )

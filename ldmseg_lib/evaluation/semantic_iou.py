@@ -32,7 +32,7 @@ class SemanticIoU:
         self.ignore_index = ignore_index
         self.confusion: Int[np.ndarray, "classes+1 classes+1"] = np.zeros((num_classes + 1,) * 2, np.int64)
 
-    def update(self, target: Int[np.ndarray, "height width"], predicted: Int[np.ndarray, "height width"]) -> None:
+    def update(self, target: Int[np.ndarray, "*shape"], predicted: Int[np.ndarray, "*shape"]) -> None:
         """Add one class map, or a batch of any shape; `confusion[i, j]` counts pixels of class i predicted as j.
 
         Raises:
