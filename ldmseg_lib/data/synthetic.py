@@ -106,10 +106,15 @@ def write_dataset(
         _refuse_other(folder, split, parameters)
         if _json_path(folder, split).exists():
             continue
-        _write_split(folder, parameters, workers=workers or len(os.sched_getaffinity(0)), progress=progress)
+        _write_split(folder, parameters, workers=workers or _available_cores(), progress=progress)
     if not any((folder / _PARTS).glob("*")):
         shutil.rmtree(folder / _PARTS, ignore_errors=True)
     return folder
+
+
+def _available_cores() -> int:
+    # fewer than the machine has, where a container or a cluster's scheduler gives only some
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _json_path(folder: Path, split: str) -> Path:

@@ -168,6 +168,21 @@ def test_an_interrupted_run_continues(folder, tmp_path, monkeypatch):
     assert _hashes(tmp_path) == _hashes(folder)
 
 
+def test_a_file_lost_in_an_interrupted_run_is_drawn_again(folder, tmp_path, monkeypatch):
+    def power_failure():
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(synthetic.os, "sync", power_failure)
+        with pytest.raises(KeyboardInterrupt):
+            write_dataset(tmp_path, **SMALL, workers=1, progress=False)
+    paths = sorted((tmp_path / "panoptic").iterdir())
+    paths[3].write_bytes(b"")
+    paths[-1].unlink()
+    write_dataset(tmp_path, **SMALL, workers=1, progress=False)
+    assert _hashes(tmp_path) == _hashes(folder)
+
+
 def test_an_error_in_a_worker_process_comes_through(tmp_path):
     crowded = SMALL | {"size": 8}
     with pytest.raises(InputError, match="8 pixels"):
