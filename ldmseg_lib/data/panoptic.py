@@ -201,6 +201,8 @@ class PanopticDataset(Dataset):
         decoded = self._reader.read(place)
         if not self._crops_at_random:
             decoded = self._resized(self._cropped(decoded, None))
+            # a view of a crop would keep the whole image in memory
+            decoded = decoded.map(np.array, np.array, np.array) if self._cache is not None else decoded
         if self._cache is not None:
             self._cache[place] = decoded
         return decoded
