@@ -25,7 +25,7 @@ def _offset(room: int, generator: np.random.Generator | None) -> int:
 
 
 def crop(
-    array: Shaped[np.ndarray, "height width *channels"], corner: tuple[int, int], crop_size: int, fill: float = 0
+    array: Shaped[np.ndarray, "height width *channels"], corner: tuple[int, int], crop_size: int, fill: int = 0
 ) -> Shaped[np.ndarray, "crop crop *channels"]:
     """The square of `crop_size` pixels at `corner`; what lies outside the array is `fill`."""
     (top, left), (height, width) = corner, array.shape[:2]
