@@ -52,7 +52,8 @@ def sample_latents(
 ) -> Latents:
     """Samples of z_0, float32, after `num_inference_steps` denoising steps.
 
-    The self-condition is zero at first, then the step before's estimate of z_0. The last step returns that estimate.
+    The self-condition is zero at first, then the step before's estimate of z_0 (always zero for a network trained without
+    it). The last step returns the estimate.
 
     Args:
         denoiser: the network.
@@ -84,7 +85,8 @@ def sample_latents(
             if constraint is not None:
                 z = constraint.noisy(z, t)
             batch_t = torch.full((len(z),), t, device=device)
-            prediction = denoiser(z, image_latents, estimate, batch_t, task_ids).float()
+            condition = estimate if denoiser.config.self_condition else torch.zeros_like(z)
+            prediction = denoiser(z, image_latents, condition, batch_t, task_ids).float()
             estimate = schedule.predicted_clean(prediction, z, batch_t)
             if constraint is not None:
                 estimate = constraint.clean(estimate)

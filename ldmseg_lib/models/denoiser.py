@@ -4,6 +4,7 @@ One learnable token per task goes through the cross-attention (supplement A, "Mu
 that it has 786 dimensions; Stable Diffusion v1.4's cross-attention has 768, which is what is used here.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -28,13 +29,20 @@ class Denoiser(ModelMixin, ConfigMixin):
         tasks: names of the tasks, in the order of their tokens.
         latent_channels: channels of the mask latents.
         image_channels: channels of the image latents.
+        self_condition: whether an earlier estimate of z_0 was ever fed back in training; without it, sampling feeds none.
     """
 
     config_name = "config.json"
 
     @register_to_config
     def __init__(
-        self, *, unet_config: dict[str, Any], tasks: Sequence[str], latent_channels: int, image_channels: int
+        self,
+        *,
+        unet_config: dict[str, Any],
+        tasks: Sequence[str],
+        latent_channels: int,
+        image_channels: int,
+        self_condition: bool = True,
     ) -> None:
         super().__init__()
         self.unet = UNet2DConditionModel.from_config(unet_config)
@@ -98,6 +106,7 @@ def _small_unet_config(profile: Profile, in_channels: int) -> dict[str, Any]:
         "down_block_types": down,
         "up_block_types": up,
         "block_out_channels": list(settings.channels),
+        "norm_num_groups": math.gcd(32, *settings.channels),
         "layers_per_block": settings.layers_per_block,
         "cross_attention_dim": settings.task_dim,
         # diffusers calls the number of heads `attention_head_dim` when `num_attention_heads` is absent
@@ -119,7 +128,12 @@ def build_denoiser(
     image_channels = image_channels or profile.image_encoder.out_channels
     tasks = list(tasks or profile.diffusion.tasks)
     in_channels = latent_channels + image_channels + latent_channels
-    shape = {"tasks": tasks, "latent_channels": latent_channels, "image_channels": image_channels}
+    shape = {
+        "tasks": tasks,
+        "latent_channels": latent_channels,
+        "image_channels": image_channels,
+        "self_condition": profile.diffusion.self_condition_probability > 0,
+    }
     if profile.denoiser.pretrained is None:
         denoiser = Denoiser(unet_config=_small_unet_config(profile, in_channels), **shape)
     else:
