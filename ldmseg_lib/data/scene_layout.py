@@ -143,10 +143,10 @@ def _place_things(rng: np.random.Generator, plan: Plan, count: int) -> tuple[Thi
     camera = plan.camera
     nearest = camera.height / math.tan(camera.pitch + math.atan(camera.half_width))
     # the first wall is the one straight ahead
-    farthest = min([8.5] + [wall.distance - 0.3 for wall in plan.walls[:1]])
+    farthest = min([6.5] + [wall.distance - 0.3 for wall in plan.walls[:1]])
     things: list[Thing] = []
     taken: list[tuple[float, float, float]] = []
-    crowding = 1.12 - 0.055 * count
+    crowding = 1.45 - 0.09 * count
     for _ in range(12 * count):
         shape = str(rng.choice(list(_FAMILIES)))
         size = crowding * rng.uniform(0.62, 1.05)

@@ -79,18 +79,16 @@ class DiffusionObjective(nn.Module):
     @torch.no_grad()
     def _targets(self, batch: Mapping[str, Any], tasks: Tensor) -> tuple[Tensor, Tensor]:
         """Clean latents and known cells of each sample's own task."""
-        latents: list[Tensor] = [torch.empty(0)] * len(tasks)
-        known: list[Tensor] = list(latents)
-        for number, task in enumerate(self.tasks):
-            rows = (tasks == number).nonzero()[:, 0].tolist()
+        latents: dict[int, tuple[Tensor, Tensor]] = {}
+        for name in dict.fromkeys(task.autoencoder for task in self.tasks):
+            rows = [row for row, number in enumerate(tasks.tolist()) if self.tasks[number].autoencoder == name]
             if rows:
-                autoencoder = self.frozen[task.autoencoder]
-                target = task.target(batch)[rows]
-                for row, z, k in zip(
-                    rows, autoencoder.to_latents(target).float(), known_cells(target, autoencoder.factor), strict=True
-                ):
-                    latents[row], known[row] = z, k
-        return torch.stack(latents), torch.stack(known)
+                targets = {n: self.tasks[n].target(batch) for n in {int(tasks[row]) for row in rows}}
+                target = torch.stack([targets[int(tasks[row])][row] for row in rows])
+                known = known_cells(target, self.frozen[name].factor)
+                latents |= zip(rows, zip(self.frozen[name].to_latents(target).float(), known, strict=True), strict=True)
+        clean, known = zip(*(latents[row] for row in range(len(tasks))), strict=True)
+        return torch.stack(clean), torch.stack(known)
 
     def forward(self, batch: Mapping[str, Any], totals: Mapping[str, float]) -> dict[str, Tensor]:
         """The loss of a batch (method section 3.3)."""
