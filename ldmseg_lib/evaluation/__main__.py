@@ -46,6 +46,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="python -m ldmseg_lib.evaluation",
         description="Panoptic quality of predictions in COCO's format, as COCO's own evaluator counts it.",
+        allow_abbrev=False,
     )
     parser.add_argument("--ground-truth", type=Path, required=True, metavar="JSON", help="COCO panoptic annotations")
     parser.add_argument("--predictions", type=Path, required=True, metavar="JSON", help="predictions, same format")

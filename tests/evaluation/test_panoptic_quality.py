@@ -6,9 +6,11 @@ import random
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
+from torchmetrics.detection import PanopticQuality as TorchmetricsPanopticQuality
 
 from ldmseg_lib.data.pixels import read_ids
 from ldmseg_lib.errors import InputError
@@ -297,7 +299,31 @@ def test_pq_is_sq_times_rq(some_images):
             assert entry["pq"] == pytest.approx(entry["sq"] * entry["rq"])
 
 
-# -- COCO's evaluator --
+# -- other implementations --
+
+
+@given(st.lists(images(crowds=False), min_size=1, max_size=3))
+@settings(max_examples=25, deadline=None)
+def test_agrees_with_torchmetrics_where_that_follows_cocos_rules(some_images):
+    """It has no crowd, merges stuff of one class in an image, and forgives a missed segment where the prediction is
+    void: so no crowd here, things alone, and the last predicted segment covers what none does."""
+    things = [{**category, "isthing": 1} for category in CATEGORIES]
+    ours = PanopticQuality(things)
+    theirs = TorchmetricsPanopticQuality(set(CATEGORY_IDS), set(), allow_unknown_preds_category=True)
+    for target_ids, targets, predicted_ids, predictions in some_images:
+        predictions = predictions or [segment(1, 7)]
+        filled = np.where(predicted_ids == 0, predictions[-1]["id"], predicted_ids)
+        ours.update(target_ids, targets, filled, predictions)
+        classes = [
+            np.vectorize({s["id"]: s["category_id"] for s in listed}.get)(ids, 0)
+            for ids, listed in ((filled, predictions), (target_ids, targets))
+        ]
+        theirs.update(
+            torch.from_numpy(np.stack([classes[0], filled], axis=-1))[None],
+            torch.from_numpy(np.stack([classes[1], target_ids], axis=-1))[None],
+        )
+    expected = float(theirs.compute())
+    assert ours.compute()["All"]["pq"] == (None if np.isnan(expected) else pytest.approx(expected, abs=1e-6))
 
 
 @pytest.mark.parametrize("class_agnostic", [False, True])
