@@ -6,6 +6,7 @@ Configuration: profile, seed, run_dir, data_root, overrides ("a.b=1,c=2"), noteb
 The key files below change only when a stage's parameters, sources or inputs do, so their dates decide what runs.
 """
 
+import os
 import shlex
 import sys
 
@@ -27,6 +28,8 @@ try:
     settings |= {name: str(value) for name, value in settings.items() if name != "seed" and value is not None}
     notebooks = config.get("notebooks") or ""
     notebooks = f"{notebooks:02}" if isinstance(notebooks, int) else str(notebooks)
+    if settings["profile"].endswith((".yaml", ".yml")):
+        settings["profile"] = os.path.abspath(settings["profile"])  # the notebooks run in their own folder
     profile, run_dir, data_root = resolve(**settings)
     present = [name for name in STAGES if (paths.NOTEBOOKS / f"{name}.ipynb").exists()]
     asked = [find_stage(part.strip()).name for part in notebooks.split(",") if part.strip()]
@@ -35,11 +38,13 @@ try:
     check_run_folder(run_dir, profile.name, settings["seed"])
     for name in present:
         sync(run_dir, name, keys[name])
+    needed = {other for name in chosen for other in (name, *ancestors(name))}
 except InputError as error:
     raise WorkflowError(str(error)) from None
 
 RUN = str(run_dir)
 PARAMETERS = {"profile": settings["profile"], "run_dir": RUN, "data_root": data_root, "overrides": settings["overrides"]}
+DONE = [f"{RUN}/keys/{name}.done" for name in present if name in needed]
 GIVEN = " ".join(f"-r {name} {shlex.quote(str(value))}" for name, value in PARAMETERS.items() if value)
 
 
@@ -49,6 +54,8 @@ wildcard_constraints:
 
 rule all:
     input:
+        # named here too, because Snakemake lets a lost file be while what was made of it is there
+        DONE,
         f"{RUN}/keys/published.done",
 
 
@@ -77,7 +84,7 @@ rule notebook:
 
 rule publish:
     input:
-        [f"{RUN}/keys/{name}.done" for name in present if name in chosen or any(name in ancestors(c) for c in chosen)],
+        DONE,
         f"{paths.PACKAGE}/results.py",
     output:
         touch(f"{RUN}/keys/published.done"),

@@ -14,19 +14,14 @@ from typing import Any
 
 import matplotlib
 import numpy as np
-from jaxtyping import Float, Integer, UInt8
+from jaxtyping import Float, UInt8
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from .files import replacing
+from .segment_colors import PALETTE, VOID, IdMap, matched_ids, ranked_ids, segment_color
 
-# Okabe and Ito's seven, then five of Paul Tol's muted scheme: told apart with any colour vision
-PALETTE = (
-    "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00",
-    "#F0E442", "#332288", "#882255", "#44AA99", "#999933", "#DDCC77",
-)  # fmt: skip
-VOID = "#DDDDDD"
 STYLE = {
     "font.family": "DejaVu Sans",
     "font.size": 9,
@@ -44,57 +39,7 @@ STYLE = {
 }
 
 Picture = UInt8[np.ndarray, "height width 3"] | Float[np.ndarray, "height width 3"]
-IdMap = Integer[np.ndarray, "height width"]
-
-
-def segment_color(segment_id: int) -> tuple[float, float, float]:
-    """The colour of a segment id as (r, g, b) in [0, 1]; 0 is void, in grey.
-
-    The first twelve ids take the palette; each further dozen takes it lighter or darker.
-    """
-    if segment_id == 0:
-        return matplotlib.colors.to_rgb(VOID)
-    round_, place = divmod(segment_id - 1, len(PALETTE))
-    color = np.array(matplotlib.colors.to_rgb(PALETTE[place]))
-    shade, strength = (1.0, 0.0) if round_ == 0 else (float(round_ % 2), 0.2 + 0.15 * ((round_ - 1) // 2 % 3))
-    r, g, b = (color + (shade - color) * strength).tolist()
-    return r, g, b
-
-
-def matched_ids(ids: IdMap, reference: IdMap) -> IdMap:
-    """`ids` renumbered so that each segment takes the id of the reference segment that it overlaps most by IoU.
-
-    Pairs are taken greedily, one to one; what is left over gets ids above those of the reference. 0 stays 0. So two
-    pictures of one scene can be coloured alike, although a sampled id map numbers its segments as it likes.
-    """
-    names, mine = np.unique(ids, return_inverse=True)
-    others, theirs = np.unique(reference, return_inverse=True)
-    overlap = np.bincount(mine.ravel() * len(others) + theirs.ravel(), minlength=len(names) * len(others))
-    overlap = overlap.reshape(len(names), len(others)).astype(float)
-    iou = overlap / (overlap.sum(1, keepdims=True) + overlap.sum(0) - overlap)
-    iou[names == 0], iou[:, others == 0] = 0, 0
-    new, taken = np.zeros(len(names), dtype=np.int64), set()
-    for flat in np.argsort(-iou, axis=None, kind="stable"):
-        row, column = divmod(int(flat), len(others))
-        if iou[row, column] <= 0:
-            break
-        if new[row] == 0 and column not in taken:
-            new[row] = others[column]
-            taken.add(column)
-    left = (new == 0) & (names != 0)
-    new[left] = int(others.max(initial=0)) + 1 + np.arange(left.sum())
-    return new[mine].reshape(ids.shape)
-
-
-def ranked_ids(ids: IdMap) -> IdMap:
-    """`ids` renumbered 1, 2, … by falling area; 0 stays 0."""
-    names, inverse, counts = np.unique(ids, return_inverse=True, return_counts=True)
-    counts[names == 0] = -1
-    order = np.argsort(-counts, kind="stable")
-    new = np.zeros(len(names), dtype=np.int64)
-    new[order] = np.arange(1, len(names) + 1)
-    new[names == 0] = 0
-    return new[inverse].reshape(ids.shape)
+DepthMap = Float[np.ndarray, "height width"]
 
 
 def show_picture(ax: Axes, image: Picture) -> None:
@@ -139,6 +84,14 @@ def show_panoptic(
     ax.set_axis_off()
 
 
+def show_depth(ax: Axes, depth: DepthMap) -> None:
+    """Draw inverse depth, near bright and infinitely far (0) dark; unknown (NaN) in grey."""
+    near = np.nanmax(depth, initial=0.0, where=np.isfinite(depth))
+    map_ = matplotlib.colormaps["viridis"].with_extremes(bad=VOID)
+    ax.imshow(np.ma.masked_invalid(depth), cmap=map_, vmin=0.0, vmax=near or 1.0, interpolation="nearest")
+    ax.set_axis_off()
+
+
 def contact_sheet(
     rows: Sequence[Sequence[np.ndarray]],
     titles: Sequence[str],
@@ -151,7 +104,7 @@ def contact_sheet(
 
     Args:
         rows: each (image, id map, id map, …). Within a row a segment keeps its colour: the first id map sets the
-            colours by area, the others are matched to it.
+            colours by area, the others are matched to it. A map of floats is taken as inverse depth.
         titles: of the columns.
         labels: like the id maps of `rows`: text for the segment ids of each, or None.
         alpha: share of the colour.
@@ -163,12 +116,15 @@ def contact_sheet(
         for number, (line, row) in enumerate(zip(axes, rows, strict=True)):
             image, *maps = row
             show_picture(line[0], image)
-            reference = ranked_ids(maps[0]) if maps else None
-            for column, (ax, ids) in enumerate(zip(line[1:], maps, strict=True)):
-                assert reference is not None
-                shown = reference if column == 0 else matched_ids(ids, reference)
+            reference = None
+            for column, (ax, values) in enumerate(zip(line[1:], maps, strict=True)):
+                if np.issubdtype(values.dtype, np.floating):
+                    show_depth(ax, values)
+                    continue
+                shown = ranked_ids(values) if reference is None else matched_ids(values, reference)
+                reference = shown if reference is None else reference
                 texts = (labels[number][column] if labels else None) or {}
-                renamed = {int(shown[ids == old][0]): text for old, text in texts.items() if (ids == old).any()}
+                renamed = {int(shown[values == old][0]): text for old, text in texts.items() if (values == old).any()}
                 show_panoptic(ax, image, shown, alpha=alpha, labels=renamed)
         for ax, title in zip(axes[0], titles, strict=True):
             ax.set_title(title)
@@ -196,6 +152,22 @@ def loss_curve(metrics: str | Path | Sequence[Mapping[str, Any]], *, values: Seq
         ax.set(xlabel="step", ylabel=values[0] if len(values) == 1 else "")
         if len(values) > 1:
             ax.legend()
+    return figure
+
+
+def segment_statistics(statistics: Mapping[str, Any]) -> Figure:
+    """Segments per image, their sizes and their classes, from what `data.statistics.split_statistics` counted."""
+    counts, shares = np.array(statistics["segments_per_image"]), np.array(statistics["area_shares"])
+    classes = sorted(statistics["classes"].items(), key=lambda pair: pair[1])[-20:]
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(8, max(2.4, 0.8 + 0.16 * len(classes))))
+        left, middle, right = figure.subplots(1, 3)
+        left.hist(counts, bins=np.arange(counts.min(initial=0), counts.max(initial=1) + 2) - 0.5)
+        left.set(xlabel="segments in an image", ylabel="images")
+        middle.hist(100 * shares, bins=np.geomspace(max(1e-2, 100 * shares.min(initial=1.0)), 100, 30))
+        middle.set(xlabel="area of a segment, % of the image", ylabel="segments", xscale="log")
+        right.barh([name for name, _ in classes], [count for _, count in classes])
+        right.set(xlabel="segments" if len(classes) < 20 else "segments (20 most frequent classes)")
     return figure
 
 

@@ -1,4 +1,4 @@
-"""Which source files a computation depends on: a walk over import statements, without importing anything.
+"""Which sources a computation depends on: a walk over import statements, without importing anything.
 
 The walk reads imports at every depth of a file (functions import late here), follows this package's modules alone, and
 knows the package's lazy names: a dict literal `_PUBLIC` in an `__init__.py` maps a name to the module that defines it.
@@ -7,6 +7,7 @@ knows the package's lazy names: a dict literal `_PUBLIC` in an `__init__.py` map
 import ast
 import functools
 import hashlib
+import json
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
@@ -45,6 +46,43 @@ def source_hashes(
         found[name], imported = _read(package, name, file, file.stat().st_mtime_ns)
         waiting += imported
     return dict(sorted(found.items()))
+
+
+def notebook_sources(notebook: Path, *, without: Collection[str] = (), package: Path = paths.PACKAGE) -> dict[str, str]:
+    """SHA-256 of what a notebook computes with: its cells that call `compute`, and the modules that its cells import.
+
+    Args:
+        notebook: an .ipynb file.
+        without: as for `source_hashes`, also where the notebook itself imports them.
+        package: as for `source_hashes`.
+
+    Returns:
+        Like `source_hashes`, and "notebooks/<file name>" for the cells.
+    """
+    cells, modules = _read_notebook(package, notebook, notebook.stat().st_mtime_ns)
+    used = [module for module in modules if not _left_out(module, without)]
+    return {f"notebooks/{notebook.name}": cells} | source_hashes(used, without=without, package=package)
+
+
+@functools.cache
+def _read_notebook(package: Path, notebook: Path, _mtime: int) -> tuple[str, tuple[str, ...]]:
+    try:
+        cells = json.loads(notebook.read_bytes())["cells"]
+        sources = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+        computing = "\n".join(source for source in sources if ".compute(" in source)
+        modules = [module for source in sources for module in _imported(package, [], _parse_cell(source))]
+    except (ValueError, KeyError, TypeError) as error:
+        raise StageError(f"{notebook}: not a notebook ({error})") from None
+    return hashlib.sha256(computing.encode()).hexdigest(), tuple(dict.fromkeys(modules))
+
+
+def _parse_cell(source: str) -> ast.Module:
+    """A cell without IPython's commands; one with a syntax error imports nothing, and says so when it is run."""
+    lines = ("" if line.lstrip().startswith(("%", "!")) else line for line in source.splitlines())
+    try:
+        return ast.parse("\n".join(lines))
+    except SyntaxError:
+        return ast.Module(body=[], type_ignores=[])
 
 
 def _left_out(name: str, without: Collection[str]) -> bool:

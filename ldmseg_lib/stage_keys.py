@@ -1,8 +1,9 @@
 """The registry of the notebooks, and the key of each: what decides whether a finished result still stands.
 
 A key is the SHA-256 of the stage's parameters, the seed, the identity of a data folder given from outside, the sources
-of the modules that its computation imports, and the keys of its inputs. Prose, plots and tables are not among them.
-Snakemake gets the key as a small file whose date changes with its content alone (`sync`).
+of what it computes with (the notebook's cells that call `compute`, and the modules that it imports), and the keys of
+its inputs. Prose, plots and tables are not among them. Snakemake gets the key as a small file whose date changes with
+its content alone (`sync`).
 """
 
 import dataclasses
@@ -18,7 +19,7 @@ from typing import Any
 from . import files, paths
 from .errors import InputError, StageError
 from .profiles import Profile
-from .sources import source_hashes
+from .sources import notebook_sources, source_hashes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,8 +29,8 @@ class Stage:
     name: str
     makes: str  # in words, for messages
     inputs: tuple[str, ...] = ()  # stages whose files it reads
-    modules: tuple[str, ...] = ()  # modules of ldmseg_lib that its computation imports
-    sections: tuple[str, ...] = ()  # sections of the profile that are its parameters
+    sections: tuple[str, ...] = ()  # sections of the profile, or single settings, that its computation reads
+    modules: tuple[str, ...] = ()  # modules in its key beside those that the notebook imports to compute with
     optional: bool = False  # runs when asked for by name, not in a whole reproduction
 
 
@@ -44,48 +45,37 @@ STAGES = _registry(
     Stage(
         name="01_dataset",
         makes="the data folder",
-        modules=("data.synthetic", "data.check", "data.panoptic"),
         sections=("data",),
     ),
     Stage(
         name="02_autoencoder",
         makes="the mask autoencoder",
         inputs=("01_dataset",),
-        modules=("training.autoencoder",),
-        sections=("data", "autoencoder"),
+        sections=("data", "autoencoder", "evaluation.threshold", "evaluation.min_area"),
     ),
     Stage(
         name="04_diffusion",
         makes="the latent diffusion model",
         inputs=("01_dataset", "02_autoencoder"),
-        modules=("training.diffusion",),
         sections=_MODEL,
     ),
     Stage(
         name="05_panoptic_evaluation",
         makes="panoptic quality and mIoU",
         inputs=("01_dataset", "02_autoencoder", "04_diffusion"),
-        modules=("pipeline", "evaluation.panoptic_quality", "evaluation.semantic_iou"),
         sections=("data", "evaluation"),
     ),
-    last=Stage(name="14_paper_and_ours", makes="the tables beside the paper's", modules=("results",)),
+    last=Stage(
+        name="14_paper_and_ours",
+        makes="the tables beside the paper's",
+        modules=("results", "supplement", "tables"),
+    ),
 )
 
 # Their change makes no other result; those that a stage declares itself stay in.
 _NO_PART = (
-    "errors",
-    "files",
-    "machine",
-    "paths",
-    "plots",
-    "profiles",
-    "results",
-    "sources",
-    "stage_keys",
-    "stages",
-    "supplement",
-    "tables",
-    "widgets",
+    *("errors", "files", "machine", "paths", "plots", "profiles", "results", "segment_colors", "sources", "stage_keys"),
+    *("stages", "supplement", "tables", "widgets"),
 )
 # Settings that change how a run goes, not what it makes: a long training may go on with other ones.
 _NO_EFFECT = frozenset({"workers", "checkpoint_every", "keep_checkpoints", "log_every"})
@@ -145,11 +135,17 @@ def stage_keys(profile: Profile, *, seed: int = 0, data_root: str | Path | None 
                 "parameters": stage_parameters(stage, settings),
                 # what reads the folder after the first notebook has that notebook among its inputs
                 "data": None if stage.inputs else data,
-                "sources": source_hashes(stage.modules, without=_NO_PART),
+                "sources": _sources(stage),
                 "inputs": {name: keys[name].digest for name in stage.inputs},
             }
         )
     return keys
+
+
+def _sources(stage: Stage) -> dict[str, str]:
+    notebook = paths.NOTEBOOKS / f"{stage.name}.ipynb"
+    found = notebook_sources(notebook, without=_NO_PART) if notebook.exists() else {}
+    return found | source_hashes(stage.modules, without=_NO_PART)
 
 
 def stage_key(name: str, profile: Profile, *, seed: int = 0, data_root: str | Path | None = None) -> str:
@@ -165,7 +161,13 @@ def stage_parameters(stage: Stage, settings: Mapping[str, Any]) -> dict[str, Any
             return value
         return {key: effective(inner) for key, inner in value.items() if key not in _NO_EFFECT}
 
-    return {section: effective(settings[section]) for section in stage.sections if section in settings}
+    parameters: dict[str, Any] = {}
+    for section in stage.sections:
+        name, _, setting = section.partition(".")
+        if name in settings:
+            part = {setting: settings[name].get(setting)} if setting else settings[name]
+            parameters[name] = parameters.get(name, {}) | effective(part)
+    return parameters
 
 
 def data_identity(data_root: str | Path) -> dict[str, Any]:
@@ -200,7 +202,8 @@ def differences(stage: Stage, key: Key, record: Mapping[str, Any]) -> list[str]:
     sources = record.get("sources", {})
     for module in sorted(sources.keys() | now["sources"].keys()):
         if sources.get(module) != now["sources"].get(module):
-            causes.append(f"ldmseg_lib/{module.replace('.', '/')}.py changed")
+            file = module if "/" in module else f"ldmseg_lib/{module.replace('.', '/')}.py"
+            causes.append(f"{file} changed")
     inputs = record.get("inputs", {})
     causes += [f"{name} changed" for name, value in now["inputs"].items() if inputs.get(name) != value]
     return causes or ["its settings changed"]

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 from matplotlib.figure import Figure
 
-from ldmseg_lib import plots
+from ldmseg_lib import plots, segment_colors
 
 ID_MAPS = npst.arrays(np.int64, npst.array_shapes(min_dims=2, max_dims=2, max_side=6), elements=st.integers(0, 5))
 
@@ -24,8 +24,8 @@ def drawn(ids: np.ndarray, image: np.ndarray, **settings) -> np.ndarray:
 
 
 def test_colours_depend_on_the_id_alone_and_neighbours_differ() -> None:
-    colors = [plots.segment_color(i) for i in range(256)]
-    assert colors == [plots.segment_color(i) for i in range(256)]
+    colors = [segment_colors.segment_color(i) for i in range(256)]
+    assert colors == [segment_colors.segment_color(i) for i in range(256)]
     assert all(0 <= channel <= 1 for color in colors for channel in color)
     near = np.array(colors[:61])
     distances = np.abs(near[:, None] - near[None]).sum(-1) + 10 * np.eye(61)
@@ -37,26 +37,26 @@ def test_colours_depend_on_the_id_alone_and_neighbours_differ() -> None:
 @given(ID_MAPS, st.permutations(range(1, 6)))
 def test_matched_ids_undo_any_renumbering(ids: np.ndarray, names: list[int]) -> None:
     renumbered = np.array([0, *names])[ids]
-    assert np.array_equal(plots.matched_ids(renumbered, ids), ids)
+    assert np.array_equal(segment_colors.matched_ids(renumbered, ids), ids)
 
 
 @given(ID_MAPS, st.randoms())
 def test_matched_ids_keep_the_partition(ids: np.ndarray, random) -> None:
     other = np.array([[random.randint(0, 3) for _ in row] for row in ids])
-    pairs = set(zip(ids.ravel().tolist(), plots.matched_ids(ids, other).ravel().tolist()))
+    pairs = set(zip(ids.ravel().tolist(), segment_colors.matched_ids(ids, other).ravel().tolist()))
     assert len(pairs) == len({a for a, _ in pairs}) == len({b for _, b in pairs})
     assert all((a == 0) == (b == 0) for a, b in pairs)
 
 
 def test_matched_ids_prefer_the_larger_overlap() -> None:
     reference = np.array([[1, 1, 1, 2, 2, 2]])
-    assert plots.matched_ids(np.array([[7, 7, 9, 9, 9, 9]]), reference).tolist() == [[1, 1, 2, 2, 2, 2]]
-    assert plots.matched_ids(np.array([[7, 8, 8, 0, 9, 9]]), reference).tolist() == [[3, 1, 1, 0, 2, 2]]
+    assert segment_colors.matched_ids(np.array([[7, 7, 9, 9, 9, 9]]), reference).tolist() == [[1, 1, 2, 2, 2, 2]]
+    assert segment_colors.matched_ids(np.array([[7, 8, 8, 0, 9, 9]]), reference).tolist() == [[3, 1, 1, 0, 2, 2]]
 
 
 def test_ranked_ids_count_by_falling_area() -> None:
     ids = np.array([[0, 70000, 5, 5], [0, 70000, 5, 8]])
-    assert plots.ranked_ids(ids).tolist() == [[0, 2, 1, 1], [0, 2, 1, 3]]
+    assert segment_colors.ranked_ids(ids).tolist() == [[0, 2, 1, 1], [0, 2, 1, 3]]
 
 
 def test_void_shows_the_bare_image_and_a_segment_its_colour() -> None:
@@ -65,9 +65,9 @@ def test_void_shows_the_bare_image_and_a_segment_its_colour() -> None:
     ids[100:200, 100:200] = 3
     pixels = drawn(ids, image)
     assert pixels[10, 10] == pytest.approx(100 / 255)
-    assert pixels[150, 150] == pytest.approx(0.6 * np.array(plots.segment_color(3)) + 0.4 * 100 / 255)
+    assert pixels[150, 150] == pytest.approx(0.6 * np.array(segment_colors.segment_color(3)) + 0.4 * 100 / 255)
     assert pixels[100, 150] == pytest.approx(0.97)  # the outline
-    assert drawn(ids, image, alpha=1.0)[10, 10] == pytest.approx(plots.segment_color(0))
+    assert drawn(ids, image, alpha=1.0)[10, 10] == pytest.approx(segment_colors.segment_color(0))
 
 
 def test_images_of_either_kind_give_the_same_picture() -> None:
@@ -102,6 +102,26 @@ def test_a_contact_sheet_colours_a_segment_alike_across_its_row() -> None:
     first, second = (np.asarray(ax.images[0].get_array()) for ax in axes[1:3])
     assert np.array_equal(first, second)
     assert [ax.texts[0].get_text() for ax in axes[1:3]] == ["left", "left"]
+
+
+def test_a_contact_sheet_takes_depth_and_marks_what_is_unknown() -> None:
+    depth = np.array([[0.0, 2.0], [1.0, np.nan]], dtype=np.float32)
+    ids = np.ones((2, 2), dtype=np.int64)
+    figure = plots.contact_sheet([(np.zeros((2, 2, 3)), ids, depth)], ["image", "segments", "inverse depth"])
+    shown = figure.axes[2].images[0]
+    colors = shown.to_rgba(shown.get_array())
+    assert colors[1, 1, :3] == pytest.approx(segment_colors.segment_color(0))
+    assert colors[0, 0, :3].sum() < colors[1, 0, :3].sum() < colors[0, 1, :3].sum()
+
+
+def test_statistics_count_every_image_and_segment_once() -> None:
+    counted = {"segments_per_image": [2, 3, 3], "area_shares": [0.01, 0.2, 0.5, 1.0, 0.03, 0.04, 0.05, 0.06]}
+    figure = plots.segment_statistics(counted | {"classes": {"ball": 5, "floor": 3, "never": 0}})
+    left, middle, right = figure.axes
+    assert sum(bar.get_height() for bar in left.patches) == 3
+    assert sum(bar.get_height() for bar in middle.patches) == 8
+    assert [bar.get_width() for bar in right.patches] == [0, 3, 5]
+    plots.segment_statistics({"segments_per_image": [], "area_shares": [], "classes": {}})
 
 
 def test_saved_twice_a_figure_has_the_same_bytes(tmp_path: Path) -> None:

@@ -106,7 +106,7 @@ def test_a_finished_run_has_nothing_to_do_and_a_change_runs_what_depends_on_it(
     assert jobs(checkout, "profile=demo") == []
     os.utime(checkout / "runs" / "demo" / FIRST / "result.json")
     assert jobs(checkout, "profile=demo") == []
-    assert jobs(checkout, "profile=demo", "overrides=evaluation.min_area=1") == []
+    assert jobs(checkout, "profile=demo", "overrides=evaluation.num_inference_steps=1") == []
     assert jobs(checkout, "profile=demo", "overrides=autoencoder.num_points=7") == [SECOND]
     assert jobs(checkout, "profile=demo", "overrides=data.image_size=32") == [FIRST, SECOND]
     assert jobs(checkout, "profile=demo", "seed=1") == [FIRST, SECOND]

@@ -1,5 +1,6 @@
 """Stages: what their keys depend on, what they find, wait for, put aside and record."""
 
+import ast
 import dataclasses
 import json
 import os
@@ -15,7 +16,7 @@ from ldmseg_lib import paths, stage_keys, stages
 from ldmseg_lib.errors import InputError, StageError
 from ldmseg_lib.files import read_json, write_text
 from ldmseg_lib.profiles import Profile
-from ldmseg_lib.sources import source_hashes
+from ldmseg_lib.sources import notebook_sources, source_hashes
 from ldmseg_lib.stage_keys import STAGES, Stage, ancestors, find_stage
 from ldmseg_lib.stages import check_injected, open_stage, stage_key
 
@@ -54,8 +55,8 @@ def test_registry_names_real_modules_sections_and_earlier_stages() -> None:
     assert names == sorted(names)
     for place, stage in enumerate(STAGES.values()):
         assert set(stage.inputs) <= set(names[:place])
-        assert set(stage.sections) <= sections
-        assert source_hashes(stage.modules) or stage.modules == ()
+        assert {section.partition(".")[0] for section in stage.sections} <= sections
+        source_hashes(stage.modules)
     assert STAGES[LAST].inputs == tuple(n for n in names if n != LAST and not STAGES[n].optional)
 
 
@@ -72,7 +73,7 @@ def test_a_stage_is_found_by_its_number_and_a_wrong_name_gets_the_nearest() -> N
 
 def test_a_key_changes_with_its_own_parameters_and_those_of_its_inputs_alone() -> None:
     before = keys()
-    assert changed(before, keys("evaluation.min_area=3")) == [EVALUATE, LAST]
+    assert changed(before, keys("evaluation.num_inference_steps=3")) == [EVALUATE, LAST]
     assert changed(before, keys("diffusion.training.steps=7")) == [TRAIN, EVALUATE, LAST]
     assert changed(before, keys("data.image_size=32")) == list(STAGES)
     assert changed(before, keys(seed=1)) == list(STAGES)
@@ -159,6 +160,59 @@ def test_source_walk_misses_nothing_that_python_imports(module: str) -> None:
     names = {name.removeprefix("ldmseg_lib.") for name in loaded}
     packages = {name for name in names if (paths.PACKAGE / name.replace(".", "/")).is_dir()}
     assert names - packages <= set(source_hashes([module]))
+
+
+def write_notebook(file: Path, *sources: str) -> Path:
+    cells = [{"cell_type": "code" if "=" in s or "import" in s else "markdown", "source": s} for s in sources]
+    write_text(file, json.dumps({"cells": cells}))
+    return file
+
+
+def test_a_notebook_counts_by_what_it_computes_and_imports_and_not_by_its_prose(package: Path, tmp_path: Path) -> None:
+    def found(*sources: str) -> dict[str, str]:
+        file = write_notebook(tmp_path / "01_toy.ipynb", *sources)
+        os.utime(file, ns=(len(versions), len(versions)))
+        versions.append(notebook_sources(file, without=["drawn"], package=package))
+        return versions[-1]
+
+    versions: list[dict[str, str]] = []
+    work = "def work(stage):\n    return {'a': 1}\nmetrics = stage.compute(work)"
+    first = found("# Title", "%matplotlib inline\nfrom toy import helper, drawn", work)
+    assert list(first) == ["notebooks/01_toy.ipynb", "helper"]
+    assert found("# Another title", "from toy import helper", work, "figure = 1") == first
+    assert found("# Title", "from toy import helper", work.replace("1", "2")).keys() == first.keys()
+    assert versions[-1] != first
+    (tmp_path / "01_toy.ipynb").write_text("[]")
+    with pytest.raises(StageError, match=r"01_toy\.ipynb: not a notebook"):
+        notebook_sources(tmp_path / "01_toy.ipynb", package=package)
+
+
+def settings_read(notebook: Path) -> set[str]:
+    """Settings ("evaluation.min_area", or "data" for a whole section) that the computing cells of a notebook read."""
+    sections = {field.name for field in dataclasses.fields(Profile) if field.name != "name"}
+    read, parents = set(), {}
+    for cell in read_json(notebook)["cells"]:
+        if cell["cell_type"] != "code" or ".compute(" not in "".join(cell["source"]):
+            continue
+        for node in ast.walk(ast.parse("".join(cell["source"]))):
+            parents |= dict.fromkeys(ast.iter_child_nodes(node), node)
+            if isinstance(node, ast.Attribute) and node.attr in sections:
+                above = parents.get(node)
+                read.add(f"{node.attr}.{above.attr}" if isinstance(above, ast.Attribute) else node.attr)
+    return read
+
+
+@pytest.mark.parametrize("name", [name for name in STAGES if (paths.NOTEBOOKS / f"{name}.ipynb").exists()])
+def test_a_computation_reads_only_settings_that_are_in_its_key(name: str) -> None:
+    in_key = {section for stage in (name, *ancestors(name)) for section in STAGES[stage].sections}
+    for setting in settings_read(paths.NOTEBOOKS / f"{name}.ipynb"):
+        assert setting in in_key or setting.partition(".")[0] in in_key, (
+            f"{name} reads {setting}; add it to its sections"
+        )
+
+
+def test_every_numbered_notebook_is_registered() -> None:
+    assert {file.stem for file in paths.NOTEBOOKS.glob("[0-9]*.ipynb")} <= set(STAGES)
 
 
 # parameters
@@ -253,6 +307,7 @@ def test_a_result_says_all_about_itself(tmp_path: Path) -> None:
     assert record["weights"] == "own" and record["seed"] == 0 and record["profile"] == "demo"
     assert record["parameters"] == json.loads(json.dumps(dataclasses.asdict(stage.profile)))
     assert record["key"] == stage.key and record["sources"]["data.synthetic"]
+    assert record["sources"]["notebooks/01_dataset.ipynb"]
     assert {"torch", "diffusers", "numpy", "python"} <= record["versions"].keys()
     assert record["device"] and record["seconds"] >= 0 and record["peak_memory_mib"] > 10
     assert record["date"].endswith("+00:00")
@@ -335,10 +390,9 @@ def test_plan_says_what_runs_and_why(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 def test_plan_names_a_changed_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     finish("01", tmp_path)
-    monkeypatch.setitem(STAGES, "01_dataset", dataclasses.replace(STAGES["01_dataset"], modules=("randomness",)))
-    profile = Profile.load("demo")
-    text = dict(stages.plan(tmp_path, stage_keys.stage_keys(profile)))["01_dataset"]
-    assert "ldmseg_lib/data/synthetic.py changed" in text
+    monkeypatch.setattr(paths, "NOTEBOOKS", tmp_path / "none")
+    text = dict(stages.plan(tmp_path, stage_keys.stage_keys(DEMO)))["01_dataset"]
+    assert "ldmseg_lib/data/synthetic.py changed" in text and "notebooks/01_dataset.ipynb changed" in text
 
 
 def test_an_optional_stage_waits_to_be_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

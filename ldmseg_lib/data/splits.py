@@ -24,8 +24,10 @@ def training_split(profile: Profile, root: str | Path, *, seed: int = 0, depth: 
     )
 
 
-def validation_split(profile: Profile, root: str | Path, *, seed: int = 0, depth: bool = False) -> PanopticDataset:
-    """The validation images, whole and unaugmented; as many as the profile evaluates."""
+def validation_split(
+    profile: Profile, root: str | Path, *, seed: int = 0, depth: bool = False, max_images: int | None = None
+) -> PanopticDataset:
+    """The validation images, whole and unaugmented; the first `max_images` of them, or all."""
     data = profile.data
     return PanopticDataset(
         root,
@@ -36,5 +38,5 @@ def validation_split(profile: Profile, root: str | Path, *, seed: int = 0, depth
         unlabelled=data.unlabelled,
         depth=depth,
         id_order=data.id_order,
-        max_images=profile.evaluation.num_images,
+        max_images=max_images,
     )
