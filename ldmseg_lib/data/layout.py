@@ -63,10 +63,13 @@ def file_in(folder: str | os.PathLike, name: str) -> str:
         InputError: it does not (see `ldmseg_lib.files.inside`).
     """
     path = os.path.join(folder, name)
-    # a plain name that is no link cannot leave; resolving every path costs as much as decoding a small image
-    if "/" in name or "\\" in name or name in (".", "..") or os.path.islink(path):
-        return os.fspath(inside(folder, name))
-    return path
+    # resolving every path costs as much as decoding a small image
+    return path if is_plain(name) and not os.path.islink(path) else os.fspath(inside(folder, name))
+
+
+def is_plain(name: str) -> bool:
+    """Whether `name` is that of a file in the folder itself, which can leave it only by being a link."""
+    return not ("/" in name or "\\" in name or name in (".", ".."))
 
 
 def _first_folder(*candidates: Path) -> Path:
