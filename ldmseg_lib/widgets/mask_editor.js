@@ -39,8 +39,9 @@ class View {
   }
 
   listen(model) {
-    const handlers = { "change:rev": () => this.refresh(), "change:progress": () => this.panel.showProgress(model.get("progress")),
-      comm_live_update: () => this.kernelGone() };
+    const view = this, handlers = { "change:rev": () => this.refresh(), "change:progress": () => this.panel.showProgress(model.get("progress")),
+      // anywidget calls this with its own view as `this`; a channel that came back is no reason to stop
+      comm_live_update() { if (!this?.model?.comm_live) view.kernelGone(); } };
     for (const [name, handler] of Object.entries(handlers)) {
       model.on(name, handler);
       this.signal.addEventListener("abort", () => model.off(name, handler));
@@ -108,7 +109,7 @@ class View {
 
   thumbnail(canvas, ids) {
     const [height, width] = this.size, colours = layer(width, height), scale = Math.min(1, 192 / Math.max(width, height));
-    fillColours(colours, ids, null, this.state.colours);
+    fillColours(colours, ids, null, colourTable(this.state.colours), [0, 0, width, height]);
     canvas.width = Math.max(1, Math.round(width * scale));
     canvas.height = Math.max(1, Math.round(height * scale));
     const ctx = canvas.getContext("2d");
@@ -132,8 +133,12 @@ class View {
     this.showing = requestAnimationFrame(() => {
       this.showing = 0;
       const candidate = this.candidates[this.state.chosen], preview = Boolean(candidate) && !this.beforeShown;
-      this.picture.setSegments(preview ? candidate : this.ids, this.region, this.state.colours, preview);
+      const ids = preview ? candidate : this.ids, key = JSON.stringify([preview, this.state.colours, this.size]);
       this.panel.before.setAttribute("aria-pressed", String(Boolean(candidate) && !preview));
+      const { shown } = this;
+      if (shown?.ids === ids && shown.key === key && shown.region.every((value, i) => value === this.region[i])) return;
+      this.shown = { ids, key, region: this.region.slice() };
+      this.picture.setSegments(ids, this.region, this.state.colours, preview);
     });
   }
 
@@ -152,10 +157,11 @@ class View {
 
   live(edit, from = 0) {
     const [height, width] = this.size;
+    const points = edit.points.slice(from);
     this.unfinished = edit;
-    this.showBefore();
-    DRAWING[edit.op](from ? { ...edit, points: edit.points.slice(from) } : edit, this.region, width, height);
-    this.show();
+    if (this.picture.preview) { this.showBefore(); this.show(); }
+    DRAWING[edit.op]({ ...edit, points }, this.region, width, height);
+    this.picture.setRegion(this.ids, this.region, strokeBox(width, height, points, edit.radius));
   }
 
   abandon() {

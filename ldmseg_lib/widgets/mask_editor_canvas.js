@@ -31,17 +31,17 @@ function layer(width, height) {
   return { canvas, ctx, image, pixels: new Uint32Array(image.data.buffer) };
 }
 
-// Segments as colours; hidden and void pixels stay clear.
-function fillColours(target, ids, region, colours) {
-  const table = new Map();
-  for (let i = 0; i < ids.length; i++) {
-    const id = ids[i];
-    if (id === 0 || (region && region[i])) { target.pixels[i] = 0; continue; }
-    let colour = table.get(id);
-    if (colour === undefined) table.set(id, (colour = packedColour(colours[id] ?? "#888888")));
-    target.pixels[i] = colour;
-  }
-  target.ctx.putImageData(target.image, 0, 0);
+const colourTable = (colours) => new Map(Object.entries(colours).map(([id, hex]) => [Number(id), packedColour(hex)]));
+
+// Segments as colours within the box [left, top, right, bottom]; hidden and void pixels stay clear.
+function fillColours(target, ids, region, table, [left, top, right, bottom]) {
+  const { width } = target.canvas;
+  for (let y = top; y < bottom; y++)
+    for (let i = y * width + left, end = y * width + right, last = 0, colour = 0; i < end; i++) {
+      if (ids[i] !== last) { last = ids[i]; colour = last === 0 ? 0 : table.get(last) ?? 0xff888888; }
+      target.pixels[i] = region && region[i] ? 0 : colour;
+    }
+  target.ctx.putImageData(target.image, 0, 0, left, top, right - left, bottom - top);
 }
 
 class Picture {
@@ -67,13 +67,23 @@ class Picture {
   // `preview`: a candidate is shown, for which nothing is hidden and the region is an outline alone.
   setSegments(ids, region, colours, preview) {
     const { width, height } = this;
-    fillColours(this.colours, ids, preview ? null : region, colours);
+    this.preview = preview;
+    this.table = colourTable(colours);
+    this.setRegion(ids, region, [0, 0, width, height]);
     this.segmentPath = borderPath(width, height, preview ? (i, j) => ids[i] !== ids[j]
       : (i, j) => ids[i] !== ids[j] && !region[i] && !region[j]);
-    for (let i = 0; i < region.length; i++) this.hidden.pixels[i] = region[i] && !preview ? 0xffffffff : 0;
-    this.hidden.ctx.putImageData(this.hidden.image, 0, 0);
     this.regionPath = borderPath(width, height, (i, j) => region[i] !== region[j]);
-    this.preview = preview;
+    this.draw();
+  }
+
+  // What is hidden changed within a box. Outlines follow with the next setSegments: under the brush this is quick.
+  setRegion(ids, region, [left, top, right, bottom]) {
+    if (left >= right || top >= bottom) return;
+    fillColours(this.colours, ids, this.preview ? null : region, this.table, [left, top, right, bottom]);
+    for (let y = top; y < bottom; y++)
+      for (let i = y * this.width + left, end = y * this.width + right; i < end; i++)
+        this.hidden.pixels[i] = region[i] && !this.preview ? 0xffffffff : 0;
+    this.hidden.ctx.putImageData(this.hidden.image, 0, 0, left, top, right - left, bottom - top);
     this.draw();
   }
 

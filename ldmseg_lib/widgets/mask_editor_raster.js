@@ -58,6 +58,13 @@ function coverLasso(mask, width, height, points, value) {
     }
 }
 
+// The box [left, top, right, bottom] of pixels that a stroke can reach.
+function strokeBox(width, height, points, radius) {
+  const xs = points.map((p) => p[0]), ys = points.map((p) => p[1]), reach = radius + 2;
+  return [clamp(Math.floor(Math.min(...xs) - reach), 0, width), clamp(Math.floor(Math.min(...ys) - reach), 0, height),
+    clamp(Math.ceil(Math.max(...xs) + reach), 0, width), clamp(Math.ceil(Math.max(...ys) + reach), 0, height)];
+}
+
 // The operations that a view draws by itself, before Python has seen them.
 const DRAWING = {
   paint: (e, mask, w, h) => coverStroke(mask, w, h, e.points, e.radius, 1),
