@@ -36,8 +36,8 @@ SHIFT = (4, 6)
 def make_predictions(folder: Path, rng: np.random.Generator) -> None:
     """Write predictions beside a made folder, and give each segment of an image a class of its own.
 
-    torchmetrics merges stuff of one class, and forgives a missed segment where the prediction is void; without either
-    it agrees with COCO's rules.
+    torchmetrics merges stuff of one class, and leaves pixels of targets on predicted void out of the union; predictions
+    without void keep it to COCO's rules.
     """
     truth = json.loads((folder / "panoptic_val.json").read_text())
     (folder / "predictions").mkdir()
@@ -51,7 +51,7 @@ def make_predictions(folder: Path, rng: np.random.Generator) -> None:
         ids = np.roll(np.asarray(Image.open(folder / "panoptic" / annotation["file_name"])), SHIFT, (0, 1))
         wide = ids.astype(np.int64) @ (1, 256, 65536)
         colour = np.array([taker["id"] >> shift & 255 for shift in (0, 8, 16)], np.uint8)
-        predicted = np.where((wide == missed["id"])[..., None], colour, ids)
+        predicted = np.where(((wide == missed["id"]) | (wide == 0))[..., None], colour, ids)
         Image.fromarray(predicted).save(folder / "predictions" / annotation["file_name"])
         kept = [{"id": segment["id"], "category_id": segment["category_id"]} for segment in segments[1:]]
         kept[-1]["category_id"] = missed["category_id"]

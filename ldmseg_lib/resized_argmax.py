@@ -22,6 +22,9 @@ from torch import Tensor
 _CHUNK_VALUES = 1 << 19
 # choosing pixels pays off below this share of pixels to compute
 _GATHERED_SHARE = 0.3
+# rows of logits that are looked at first, and the share of equal neighbours in them that is worth more
+_SAMPLED_ROWS = 8
+_NEIGHBOURS_ALIKE = 0.75
 # room for rounding: pixels this close to the threshold are computed in full
 _BOUND_MARGIN = 1e-4
 
@@ -42,8 +45,11 @@ def resized_argmax(
     limit = 1 / threshold if threshold > 0 else None
     scratch = _Scratch()
     low_size = (logits.shape[1], logits.shape[2])
-    winner, inverse = _collect(_plain_bands(logits, scratch), low_size, limit, scratch)
-    if low_size != size:
+    if low_size != size and _looks_noisy(logits, scratch):
+        winner, inverse = _collect(_resized_bands(logits, size, scratch), size, limit, scratch)
+    else:
+        winner, inverse = _collect(_plain_bands(logits, scratch), low_size, limit, scratch)
+    if tuple(winner.shape) != size:
         winner, easy = _between_equals(winner, size)
         if inverse is not None and limit is not None:
             inverse = F.interpolate(inverse[None, None], size, mode="bilinear", align_corners=False)[0, 0]
@@ -94,6 +100,13 @@ def _collect(
         if inverse is not None and band_inverse is not None:
             inverse[rows] = band_inverse
     return winner, inverse
+
+
+def _looks_noisy(logits: Tensor, scratch: _Scratch) -> bool:
+    """Whether so many neighbours of some sampled rows have different winners that low resolution will settle little."""
+    rows = logits[:, :: max(1, logits.shape[1] // _SAMPLED_ROWS)].transpose(0, 1)
+    winner, _ = _winners(scratch("values", *rows.shape).copy_(rows), None, scratch)
+    return bool((winner[:, 1:] == winner[:, :-1]).float().mean() < _NEIGHBOURS_ALIKE)
 
 
 def _winners(

@@ -305,8 +305,8 @@ def test_pq_is_sq_times_rq(some_images):
 @given(st.lists(images(crowds=False), min_size=1, max_size=3))
 @settings(max_examples=25, deadline=None)
 def test_agrees_with_torchmetrics_where_that_follows_cocos_rules(some_images):
-    """It has no crowd, merges stuff of one class in an image, and forgives a missed segment where the prediction is
-    void: so no crowd here, things alone, and the last predicted segment covers what none does."""
+    """It has no crowd, merges stuff of one class in an image, and leaves predicted void out of the union too: so no
+    crowd here, things alone, and the last predicted segment covers what none does."""
     things = [{**category, "isthing": 1} for category in CATEGORIES]
     ours = PanopticQuality(things)
     theirs = TorchmetricsPanopticQuality(set(CATEGORY_IDS), set(), allow_unknown_preds_category=True)
