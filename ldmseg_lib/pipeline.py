@@ -1,105 +1,29 @@
 """From photographs to panoptic maps: encode the image, denoise mask latents, decode, post-process."""
 
+import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from diffusers import DiffusionPipeline
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from PIL import Image
+from safetensors import SafetensorError
 from torch import Tensor
 
-from .data.pixels import read_ids
 from .errors import InputError
-from .files import inside, read_json, replacing, write_json
+from .inpainting import inpaint
 from .models.autoencoder import MaskAutoencoder
 from .models.denoiser import Denoiser
 from .models.image_encoders import ImageEncoder
+from .panoptic_output import PanopticOutput
 from .postprocess import assign_classes, instances_from_logits, semantic_from_logits
-from .sampling import branch, sample_latents
+from .sampling import Constraint, branch, one_each, sample_latents
 from .tasks import get_tasks
 
 Picture = Image.Image | np.ndarray | Tensor
-
-
-@dataclass
-class PanopticOutput:
-    """Predictions, lists with one entry an image, at the images' own sizes.
-
-    `ids`: int32 [H, W], 0 where there is no segment. `segments`: dicts of id, category_id (None without the semantic
-    task), isthing, area. `instance_ids`: int32 [H, W], the same before classes were voted and equal stuff was merged.
-    `semantic`: int32 [H, W] class indices, 0 is void, or None. `depth`: float32 [H, W] relative inverse depth in about
-    [-1, 1] (larger is nearer, up to scale and shift), or None.
-    """
-
-    ids: list[np.ndarray] = field(default_factory=list)
-    segments: list[list[dict[str, Any]]] = field(default_factory=list)
-    instance_ids: list[np.ndarray] = field(default_factory=list)
-    semantic: list[np.ndarray | None] = field(default_factory=list)
-    depth: list[np.ndarray | None] = field(default_factory=list)
-    categories: list[dict[str, Any]] = field(default_factory=list)
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def extend(self, other: "PanopticOutput") -> None:
-        """Append the images of `other`."""
-        for name in ("ids", "segments", "instance_ids", "semantic", "depth"):
-            getattr(self, name).extend(getattr(other, name))
-        self.categories = other.categories or self.categories
-
-    def save_coco(
-        self,
-        json_path: str | Path,
-        png_folder: str | Path,
-        *,
-        image_ids: Sequence[int] | None = None,
-        file_names: Sequence[str] | None = None,
-    ) -> None:
-        """Write the predictions in COCO's panoptic format: one id PNG an image and one JSON.
-
-        Args:
-            json_path: the JSON; its annotations name the PNGs.
-            png_folder: gets the PNGs.
-            image_ids: the images' ids; 0, 1, 2, ... by default.
-            file_names: the PNGs' names; the image id, padded to 12 digits, by default.
-        """
-        image_ids = list(range(len(self))) if image_ids is None else list(image_ids)
-        file_names = [f"{i:012d}.png" for i in image_ids] if file_names is None else list(file_names)
-        annotations = []
-        for ids, segments, image_id, name in zip(self.ids, self.segments, image_ids, file_names, strict=True):
-            with replacing(Path(png_folder) / name) as temporary:
-                write_id_png(temporary, ids)
-            info = [{key: s[key] for key in ("id", "category_id", "area")} | {"iscrowd": 0} for s in segments]
-            annotations.append({"image_id": image_id, "file_name": name, "segments_info": info})
-        write_json(json_path, {"annotations": annotations, "categories": self.categories})
-
-
-    @classmethod
-    def load_coco(cls, json_path: str | Path, png_folder: str | Path) -> "PanopticOutput":
-        """Predictions in COCO's panoptic format, ours or another tool's, in the order of the JSON."""
-        found = read_json(json_path)
-        output = cls(categories=found.get("categories", []))
-        for annotation in found["annotations"]:
-            ids = read_ids(inside(png_folder, annotation["file_name"])).astype(np.int32)
-            output.ids.append(ids)
-            output.instance_ids.append(ids)
-            output.segments.append(annotation["segments_info"])
-            output.semantic.append(None)
-            output.depth.append(None)
-        return output
-
-
-def write_id_png(path: str | Path, ids: np.ndarray) -> None:
-    """Write an id map [H, W] as COCO does: id = R + 256 G + 65536 B."""
-    wide = ids.astype(np.uint32)
-    rgb = np.stack([wide & 255, (wide >> 8) & 255, (wide >> 16) & 255], axis=-1).astype(np.uint8)
-    if not cv2.imwrite(str(path), rgb[..., ::-1]):
-        raise OSError(f"{path}: the PNG could not be written")
 
 
 @dataclass(frozen=True)
@@ -164,10 +88,28 @@ class LDMSegPipeline(DiffusionPipeline):
             trained_on_photographs=trained_on_photographs,
         )
 
+    @classmethod
+    def from_pretrained(cls, folder: str | os.PathLike, **settings: Any) -> "LDMSegPipeline":
+        """The pipeline that `save_pretrained` wrote to `folder`; weights are read from safetensors alone.
+
+        Raises:
+            InputError: there is no such pipeline, or a part of it is missing or of another shape.
+        """
+        try:
+            return super().from_pretrained(folder, **{**settings, "use_safetensors": True})
+        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+            reason = " ".join(str(error).split())[:300]
+            raise InputError(f"{folder}: no pipeline can be loaded from it ({reason})") from error
+
     @property
     def num_ids(self) -> int:
         """Ids 0..num_ids-1 of an id map, 0 being void."""
         return self.autoencoder.config.num_ids
+
+    @property
+    def trained_on_photographs(self) -> bool:
+        """Whether the training images were photographs; a model of drawn scenes promises nothing on them."""
+        return self.config.trained_on_photographs
 
     @property
     def stuff_indices(self) -> tuple[int, ...]:
@@ -180,8 +122,13 @@ class LDMSegPipeline(DiffusionPipeline):
 
         Args:
             images: PIL images, uint8 arrays [H, W, 3], or float tensors [3, H, W] in [0, 1]; sizes may differ.
+
+        Raises:
+            InputError: no image, or something that is none; the message says what is wrong with it.
         """
         pictures = images if isinstance(images, list | tuple) else [images]
+        if not pictures:
+            raise InputError("there is no image to encode; give at least one")
         side = self.config.image_size
         tensors, sizes = zip(*(_to_square(picture, side) for picture in pictures), strict=True)
         batch = torch.stack(tensors).to(self.device)
@@ -197,6 +144,8 @@ class LDMSegPipeline(DiffusionPipeline):
         tasks: Sequence[str] = ("instance", "semantic"),
         generators: Sequence[torch.Generator],
         sampler: str | None = None,
+        constraint: Constraint | None = None,
+        resamplings: int = 1,
         callback: Callable[[int, int], None] | None = None,
         on_estimate: Callable[[int, dict[str, Tensor]], None] | None = None,
     ) -> dict[str, Float[Tensor, "batch channels rows columns"]]:
@@ -204,10 +153,17 @@ class LDMSegPipeline(DiffusionPipeline):
 
         Args:
             features: from `encode_image`.
-            generators: one CPU generator an image.
+            generators: one CPU generator an image; of each only the seed that it began with counts.
             on_estimate: called after each step with (step, estimates by task).
+
+        Raises:
+            InputError: an unknown task or sampler, no task, or not as many generators as images.
         """
         count = len(features)
+        if isinstance(tasks, str) or not tasks:
+            raise InputError(f"tasks is {tasks!r}; give a list of names, such as ['instance', 'semantic']")
+        if len(generators) != count:
+            raise InputError(f"{len(generators)} generators for {count} images; give one for each image")
         numbers = self.denoiser.task_ids(tasks).repeat_interleave(count)
 
         def by_task(latents: Tensor) -> dict[str, Tensor]:
@@ -221,6 +177,8 @@ class LDMSegPipeline(DiffusionPipeline):
             prediction_type=self.config.prediction_type,
             sampler=sampler or self.config.sampler,
             num_inference_steps=num_inference_steps,
+            constraint=constraint,
+            resamplings=resamplings,
             callback=callback,
             on_estimate=None if on_estimate is None else lambda step, z: on_estimate(step, by_task(z)),
         )
@@ -247,8 +205,9 @@ class LDMSegPipeline(DiffusionPipeline):
                 for name, task in tasks.items()
             }
             semantic = instance = None
-            if "semantic" in values:
-                semantic = semantic_from_logits(_without_void(values["semantic"][:num_classes]), size=size)
+            if "semantic" in values and num_classes > 1:
+                # channel 0, void, is no answer: it is no positive in training (method section 2.4)
+                semantic = semantic_from_logits(values["semantic"][1:num_classes], size=size) + 1
             if "instance" in values:
                 instance = instances_from_logits(
                     values["instance"], size=size, threshold=threshold, min_area=min_area
@@ -280,8 +239,8 @@ class LDMSegPipeline(DiffusionPipeline):
             images: one or more PIL images, uint8 arrays [H, W, 3], or float tensors [3, H, W] in [0, 1].
             num_inference_steps: denoising steps (supplement B: 10 to 50).
             tasks: what to predict, of the tasks that the model knows.
-            generator: a CPU generator, or one for each image; None draws a random seed. Results do not depend on
-                `batch_size`.
+            generator: a generator, or one for each image, of which only the seed that it began with counts; None is
+                torch's global one. Results do not depend on `batch_size`.
             sampler: instead of the pipeline's own.
             threshold: instead of the pipeline's own; 0 is arg max alone.
             min_area: instead of the pipeline's own, in pixels of the image's own size.
@@ -291,7 +250,7 @@ class LDMSegPipeline(DiffusionPipeline):
             InputError: an unknown task or sampler, a picture that is none.
         """
         pictures = list(images) if isinstance(images, list | tuple) else [images]
-        generators = _one_each(generator, len(pictures))
+        generators = one_each(generator, len(pictures))
         output = PanopticOutput(categories=[dict(c) for c in self.config.categories])
         starts = range(0, len(pictures), batch_size)
         with self.progress_bar(total=len(starts) * num_inference_steps) as bar:
@@ -307,6 +266,64 @@ class LDMSegPipeline(DiffusionPipeline):
                 )
                 output.extend(self.decode(latents, features.sizes, threshold=threshold, min_area=min_area))
         return output
+
+    @torch.no_grad()
+    def inpaint(
+        self,
+        features: ImageFeatures,
+        ids: Int[np.ndarray, "height width"],
+        known: Bool[np.ndarray, "height width"],
+        *,
+        num_inference_steps: int = 20,
+        num_candidates: int = 1,
+        generator: torch.Generator | Sequence[torch.Generator] | None = None,
+        sampler: str | None = None,
+        resamplings: int = 1,
+        threshold: float = 0.0,
+        min_area: int | None = None,
+        callback: Callable[[int, int], None] | None = None,
+        segments: Sequence[Mapping[str, Any]] | None = None,
+    ) -> PanopticOutput:
+        """Complete a partly known segmentation (method section 5.3); known pixels keep their ids exactly.
+
+        Hidden pixels take known ids (a segment grows) or the lowest unused ids (a segment appears).
+
+        Args:
+            features: of one image, from `encode_image`.
+            ids: whole numbers from 0 at the image's own size, 0 is void; at most `num_ids - 1` known segments.
+            known: False where the model is to answer.
+            num_inference_steps: denoising steps.
+            num_candidates: different answers, in one batch.
+            generator: a CPU generator, or one for each candidate; None draws a random seed.
+            sampler: instead of the pipeline's own.
+            resamplings: how often each step is done, going back up in noise in between (RePaint); 1 is the plain loop.
+            threshold: hidden pixels whose largest softmax value is below it become void; 0 answers everywhere.
+            min_area: new segments with fewer pixels become void; None: the pipeline's own.
+            callback: called before each step with (steps done, steps in all); may raise to cancel.
+            segments: dicts of `id` and `category_id` of known segments; those that take no hidden pixel keep theirs.
+
+        Returns:
+            One entry for each candidate. Classes are the majority of the sampled semantic map, where the model knows
+            that task; elsewhere None, or as given in `segments`.
+
+        Raises:
+            InputError: sizes that differ, ids out of range, more known segments than the model has ids, an unknown
+                sampler.
+        """
+        return inpaint(
+            self,
+            features,
+            ids,
+            known,
+            generators=one_each(generator, num_candidates),
+            segments=segments or (),
+            threshold=threshold,
+            min_area=self.config.min_area if min_area is None else min_area,
+            num_inference_steps=num_inference_steps,
+            sampler=sampler,
+            resamplings=resamplings,
+            callback=callback,
+        )
 
     def _autoencoder(self, name: str) -> MaskAutoencoder:
         chosen = self.autoencoder if name == "mask" else self.depth_autoencoder
@@ -350,11 +367,18 @@ class LDMSegPipeline(DiffusionPipeline):
 def _to_square(picture: Picture, side: int) -> tuple[Tensor, tuple[int, int]]:
     """A picture as float [3, side, side] in [0, 1], by antialiased bicubic resizing, and its size (height, width)."""
     if isinstance(picture, Tensor):
-        if picture.dim() != 3 or picture.shape[0] != 3:
-            raise InputError(f"an image tensor must be [3, height, width] in [0, 1], not {list(picture.shape)}")
+        if picture.dim() != 3 or picture.shape[0] != 3 or not picture.is_floating_point() or not picture.numel():
+            raise InputError(
+                f"an image tensor must be float [3, height, width] in [0, 1], not {picture.dtype} {list(picture.shape)}"
+            )
+        low, high = picture.min().item(), picture.max().item()
+        # resizing overshoots a little; more than this is another scale, such as [-1, 1] or 0..255
+        if not (low >= -0.5 and high <= 1.5):
+            raise InputError(f"an image tensor must lie in [0, 1], not from {low:.3g} to {high:.3g}")
         picture = (picture.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
     if isinstance(picture, np.ndarray):
-        if picture.dtype != np.uint8 or picture.ndim not in (2, 3):
+        shape_fits = picture.ndim == 2 or (picture.ndim == 3 and picture.shape[2] in (3, 4))
+        if picture.dtype != np.uint8 or not shape_fits or not picture.size:
             raise InputError(f"an image array must be uint8 [height, width, 3], not {picture.dtype} {picture.shape}")
         picture = Image.fromarray(picture)
     if not isinstance(picture, Image.Image):
@@ -364,23 +388,6 @@ def _to_square(picture: Picture, side: int) -> tuple[Tensor, tuple[int, int]]:
     if size != (side, side):
         rgb = rgb.resize((side, side), Image.Resampling.BICUBIC)
     return torch.from_numpy(np.array(rgb)).permute(2, 0, 1).float() / 255, size
-
-
-def _one_each(
-    generator: torch.Generator | Sequence[torch.Generator] | None, count: int
-) -> list[torch.Generator]:
-    if isinstance(generator, list | tuple):
-        if len(generator) != count:
-            raise InputError(f"{len(generator)} generators for {count} images; give one, or one for each image")
-        return list(generator)
-    source = generator if generator is not None else torch.Generator().manual_seed(torch.seed())
-    seeds = torch.randint(2**62, (count,), generator=source, device=source.device).tolist()
-    return [torch.Generator().manual_seed(seed) for seed in seeds]
-
-
-def _without_void(logits: Tensor) -> Tensor:
-    """Class logits whose void channel never wins: it is no positive in training (method section 2.4)."""
-    return torch.cat([torch.full_like(logits[:1], -torch.inf), logits[1:]])
 
 
 def _numpy(ids: Tensor | None, size: tuple[int, int]) -> np.ndarray:
