@@ -35,6 +35,21 @@ def branch(generators: Sequence[torch.Generator], *purpose: int | str) -> list[t
     return [torch_generator(generator.initial_seed(), *purpose) for generator in generators]
 
 
+def one_each(generator: torch.Generator | Sequence[torch.Generator] | None, count: int) -> list[torch.Generator]:
+    """A CPU generator for each of `count` samples: those given, or new ones by the one given; None: a random seed.
+
+    Raises:
+        InputError: as many generators as samples were not given.
+    """
+    if isinstance(generator, list | tuple):
+        if len(generator) != count:
+            raise InputError(f"{len(generator)} generators for {count} samples; give one, or one for each")
+        return list(generator)
+    source = generator if generator is not None else torch.Generator().manual_seed(torch.seed())
+    seeds = [torch.randint(2**62, (), generator=source, device=source.device) for _ in range(count)]
+    return [torch.Generator().manual_seed(int(seed)) for seed in seeds]
+
+
 @torch.no_grad()
 def sample_latents(
     denoiser: Denoiser,
@@ -52,8 +67,8 @@ def sample_latents(
 ) -> Latents:
     """Samples of z_0, float32, after `num_inference_steps` denoising steps.
 
-    The self-condition is zero at first, then the step before's estimate of z_0 (always zero for a network trained without
-    it). The last step returns the estimate.
+    The self-condition is zero at first, then the step before's estimate of z_0 (always zero for a network trained
+    without it). The last step returns the estimate.
 
     Args:
         denoiser: the network.
@@ -69,7 +84,9 @@ def sample_latents(
         on_estimate: called after each step with (step, z_0 estimate).
     """
     if resamplings > 1 and sampler not in ("ddim", "ddpm"):
-        raise InputError(f"resampling goes back up in noise, which {sampler!r} cannot: it builds on its last steps; use ddim")
+        raise InputError(
+            f"resampling goes back up in noise, which {sampler!r} cannot: it builds on its last steps; use ddim"
+        )
     schedule, scheduler = NoiseSchedule(prediction_type), build_sampler(sampler, prediction_type)
     scheduler.set_timesteps(num_inference_steps)
     timesteps = [int(t) for t in scheduler.timesteps]
