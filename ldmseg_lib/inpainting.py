@@ -186,7 +186,8 @@ def inpaint(
             "segmentation at the image's own size"
         )
     categories = pipeline.config.categories
-    class_index = {category["id"]: i for i, category in enumerate(categories, start=1)}
+    # the autoencoder has room for no more classes than ids
+    class_index = {category["id"]: i for i, category in enumerate(categories[: pipeline.num_ids - 1], start=1)}
     prompts = [
         read_prompt(ids, known, num_ids=pipeline.num_ids, generator=stream, segments=segments, class_index=class_index)
         for stream in branch(generators, "ids")

@@ -25,7 +25,7 @@ class Prompt:
         known: bool [H, W].
         given_ids: {model's id: id as it was given} of the known segments.
         classes: int64 [num_ids], the class index of each of the model's ids, 0 where none was given.
-        segments: {id as it was given: its dict}, as far as given.
+        segments: {id as it was given: its dict} of the known segments, as far as given.
     """
 
     ids: IdMap
@@ -65,7 +65,7 @@ def read_prompt(
         num_ids: of the model, void included.
         generator: for the draw.
         segments: dicts of `id` and `category_id` (may be None) of known segments, as far as they are known.
-        class_index: the model's class index of each category id.
+        class_index: the model's class index of each category id, below `num_ids`.
 
     Raises:
         InputError: wrong types or shapes, ids out of range, or more known segments than the model has ids.
@@ -89,6 +89,7 @@ def read_prompt(
     model_ids[order] = drawn
     given = {int(drawn[n]): int(found[k]) for n, k in enumerate(order)}
     by_id = {int(segment["id"]): segment for segment in segments}
+    by_id = {given_id: by_id[given_id] for given_id in given.values() if given_id in by_id}
     classes = np.zeros(num_ids, np.int64)
     for model_id, given_id in given.items():
         category = by_id.get(given_id, {}).get("category_id")
