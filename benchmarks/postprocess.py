@@ -8,16 +8,16 @@ of their own (Linux only) and counts everything beyond the logits that are given
 times include the wait for it.
 
 Logits are random (two kinds), and with `--autoencoder` those of a trained mask autoencoder of at least 134 ids that
-encoded a made-up map at twice the logits' resolution; `--logits` takes tensors `mask_logits` and `semantic_logits`
-instead.
+encoded a made-up map at twice the logits' resolution (benchmarks/train_autoencoder.py trains one); `--logits` takes
+tensors `mask_logits` and `semantic_logits` instead.
 """
 
 import argparse
+import math
 import multiprocessing
 import os
-import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -79,14 +79,12 @@ def random_logits(kind: str) -> tuple[Tensor, Tensor]:
 
 def autoencoder_logits(folder: Path) -> tuple[Tensor, Tensor]:
     """Logits of a trained autoencoder for a map of 24 segments with random ids, and for one of their classes."""
-    from ldmseg_lib.encodings import get_encoding
     from ldmseg_lib.models.autoencoder import MaskAutoencoder
 
     model = MaskAutoencoder.from_pretrained(folder).eval()
     num_ids = model.config.num_ids
     if num_ids < CLASSES:
         raise SystemExit(f"{folder}: an autoencoder of {num_ids} ids; train one of at least {CLASSES}")
-    encoding = get_encoding(model.config.encoding, num_ids)
     generator = np.random.default_rng(0)
     rows, columns = np.indices(SIZE)
     centres = generator.uniform(0, SIZE[0], (24, 2))
@@ -99,8 +97,7 @@ def autoencoder_logits(folder: Path) -> tuple[Tensor, Tensor]:
     )
     with torch.inference_mode():
         decoded = [
-            (model.decode(model.encode(encoding.encode(torch.from_numpy(ids)[None])).mean)[0, :channels], ids)
-            for ids, channels in maps
+            (model.decode(model.encode(torch.from_numpy(ids)[None]).mean)[0, :channels], ids) for ids, channels in maps
         ]
     right = [
         float((F.interpolate(x[None], SIZE, mode="bilinear")[0].argmax(0).numpy() == ids).mean()) for x, ids in decoded
@@ -109,16 +106,19 @@ def autoencoder_logits(folder: Path) -> tuple[Tensor, Tensor]:
     return decoded[0][0].clone(), decoded[1][0].clone()
 
 
-def seconds(action: Callable[[], object], repeats: int, on_cpu: bool) -> float:
-    """Median time of a call: of the processor on the CPU, where others may use the other cores, else of the wall."""
+def seconds(actions: Sequence[Callable[[], object]], rounds: int, on_cpu: bool) -> list[float]:
+    """Best time of each action, in rounds of all of them: processor time on the CPU, wall time elsewhere.
+
+    The best, because whatever else the machine does only adds to it.
+    """
     clock = time.process_time if on_cpu else time.perf_counter
-    action()
-    times = []
-    for _ in range(repeats):
-        start = clock()
-        action()
-        times.append(clock() - start)
-    return statistics.median(times)
+    best = [math.inf] * len(actions)
+    for _ in range(rounds):
+        for index, action in enumerate(actions):
+            start = clock()
+            action()
+            best[index] = min(best[index], clock() - start)
+    return best
 
 
 def _status(key: str) -> float:
@@ -148,19 +148,20 @@ def peak_memory(method: Callable, logits: tuple[Tensor, Tensor]) -> float:
     return value
 
 
-def compare(logits: tuple[Tensor, Tensor], repeats: int) -> dict[str, Any]:
+def compare(logits: tuple[Tensor, Tensor], rounds: int) -> dict[str, Any]:
     """Time, memory and agreement of the two."""
     on_cpu = logits[0].device.type == "cpu"
     expected, expected_categories = supplement(*logits)
     panoptic, categories = ours(*logits)
+    slow, fast = seconds([lambda: supplement(*logits), lambda: ours(*logits)], rounds, on_cpu)
     result = {
         "segments": len(categories),
         "pixels that differ": int((panoptic != expected).sum()),
         "same categories": categories == expected_categories,
-        "supplement's procedure (s)": seconds(lambda: supplement(*logits), max(3, repeats // 3), on_cpu),
-        "ours (s)": seconds(lambda: ours(*logits), repeats, on_cpu),
+        "supplement's procedure (s)": slow,
+        "ours (s)": fast,
+        "times as fast": slow / fast,
     }
-    result["times as fast"] = result["supplement's procedure (s)"] / result["ours (s)"]
     if on_cpu:
         result["supplement's procedure (MiB)"] = peak_memory(supplement, logits)
         result["ours (MiB)"] = peak_memory(ours, logits)
@@ -174,7 +175,7 @@ def main() -> None:
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--autoencoder", type=Path, help="folder of a trained MaskAutoencoder")
     source.add_argument("--logits", type=Path, help="safetensors with mask_logits and semantic_logits")
-    parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
@@ -188,7 +189,7 @@ def main() -> None:
         tensors = load_file(options.logits)
         cases[options.logits.name] = (tensors["mask_logits"], tensors["semantic_logits"])
     measured = {
-        name: compare(tuple(x.to(options.device) for x in logits), options.repeats) for name, logits in cases.items()
+        name: compare(tuple(x.to(options.device) for x in logits), options.rounds) for name, logits in cases.items()
     }
     device = device_name() if options.device != "cpu" else f"{device_name()}, one thread"
     output = options.output or ROOT / "benchmarks" / "results" / f"postprocess_{torch.device(options.device).type}.json"

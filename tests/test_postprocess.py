@@ -251,6 +251,17 @@ def test_faulty_inputs_are_named(masks, classes, size, words):
 # -- on a GPU --
 
 
+@pytest.mark.parametrize("make", [scene, noise])
+@pytest.mark.parametrize("size", [(24, 40), (50, 77)])
+def test_what_runs_on_a_gpu_agrees_where_there_is_none(make, size):
+    logits = make(20, 24, 40)
+    winner, confident = resized_argmax_module._on_accelerator(logits, size, 0.5)
+    expected, expected_confident = resized_argmax(logits, size, threshold=0.5)
+    assert (winner != expected).float().mean() < 1e-3
+    assert (confident != expected_confident).float().mean() < 1e-3
+    assert resized_argmax_module._on_accelerator(logits, size, 0)[1] is None
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 @pytest.mark.parametrize("make", [scene, noise])
 def test_a_gpu_gives_the_same_and_waits_only_for_the_votes(make):
