@@ -124,6 +124,17 @@ class EvaluationProfile:
 
 
 @dataclass(frozen=True)
+class InpaintingProfile:
+    """What notebook 10 drops from known segmentations, and how it is filled in again."""
+
+    num_images: int | None  # the first so many of the validation split; None: all
+    drop_rates: tuple[float, ...]  # shares of an image's blocks
+    block_sizes: tuple[int, ...]  # sides in latent cells
+    num_inference_steps: int
+    resamplings: int  # times that each step is done (RePaint); 1: the plain loop
+
+
+@dataclass(frozen=True)
 class Profile:
     """All settings of a run; `name` is the profile's, also when overrides changed values."""
 
@@ -134,6 +145,7 @@ class Profile:
     image_encoder: ImageEncoderProfile
     diffusion: DiffusionProfile
     evaluation: EvaluationProfile
+    inpainting: InpaintingProfile
 
     @classmethod
     def load(cls, name_or_path: str | Path, overrides: Mapping[str, Any] | str | None = None) -> "Profile":
@@ -270,6 +282,10 @@ def _check(profile: Profile) -> None:
         )
     if not profile.diffusion.tasks or min(profile.diffusion.tasks.values()) <= 0:
         raise ProfileError("diffusion.tasks needs at least one task, each with a positive share")
+    if not all(0 < rate < 1 for rate in profile.inpainting.drop_rates):
+        raise ProfileError(f"inpainting.drop_rates {profile.inpainting.drop_rates} must lie between 0 and 1")
+    if not all(block > 0 for block in profile.inpainting.block_sizes):
+        raise ProfileError(f"inpainting.block_sizes {profile.inpainting.block_sizes} must be positive, in latent cells")
     shape = (profile.denoiser.channels, profile.denoiser.attention, profile.denoiser.layers_per_block)
     if (profile.denoiser.pretrained is None) != all(part is not None for part in shape):
         raise ProfileError("denoiser needs either `pretrained`, or its shape (channels, attention, layers_per_block)")
