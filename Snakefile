@@ -77,7 +77,8 @@ rule notebook:
     message:
         "{wildcards.stage}"
     shell:
-        "{params.python:q} -m papermill {input.notebook:q} {log:q} --engine terminal --no-progress-bar --log-level WARNING"
+        # Snakemake allots one thread to a job; numerical libraries are to use every core
+        "env -u OMP_NUM_THREADS -u MKL_NUM_THREADS -u OPENBLAS_NUM_THREADS {params.python:q} -m papermill {input.notebook:q} {log:q} --engine terminal --no-progress-bar --log-level WARNING"
         " -k python3 -l python --cwd {params.folder:q} -p seed {params.seed} {params.given}"
         " || {{ echo 'The executed notebook, with its error: '{log:q} >&2; exit 1; }}"
 
