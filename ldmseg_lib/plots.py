@@ -171,6 +171,31 @@ def segment_statistics(statistics: Mapping[str, Any]) -> Figure:
     return figure
 
 
+def inpainting_curves(conditions: Sequence[Mapping[str, Any]]) -> Figure:
+    """PQ in percent against drop rate, from what `evaluation.inpainting.evaluate_inpainting` returned.
+
+    A column for each block size; whole images above, hidden pixels alone below; a line for each method.
+    """
+    blocks = sorted({(c["block"], c["pixels"]) for c in conditions})
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(0.6 + 2.0 * len(blocks), 4.4))
+        axes = figure.subplots(2, len(blocks), sharex=True, sharey=True, squeeze=False)
+        for column, (block, pixels) in zip(axes.T, blocks):
+            chosen = sorted((c for c in conditions if c["block"] == block), key=lambda c: c["rate"])
+            rates = [100 * c["rate"] for c in chosen]
+            for ax, region in zip(column, ("whole", "hidden")):
+                for marker, method in zip("osd", chosen[0]["scores"]):
+                    values = [c["scores"][method][region]["pq"] for c in chosen]
+                    heights = [math.nan if value is None else 100 * value for value in values]
+                    ax.plot(rates, heights, marker=marker, markersize=3, label=method)
+            column[0].set(title=f"blocks of {block} cell{'s' * (block > 1)}, {pixels} px", ylim=(0, 100))
+            column[1].set(xlabel="dropped, %")
+        axes[0, 0].set(ylabel="PQ, whole image")
+        axes[1, 0].set(ylabel="PQ, hidden region alone")
+        figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    return figure
+
+
 def read_metrics(path: str | Path) -> list[dict[str, Any]]:
     """The lines of a metrics.jsonl; a half-written last line is left out."""
     lines = []

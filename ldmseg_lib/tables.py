@@ -3,6 +3,7 @@
 Metrics are fractions in result records and percent in tables. The records are those of `StageRun.finish`, by stage.
 """
 
+import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -96,6 +97,44 @@ def ours_and_paper(results: Records) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def mask_inpainting(results: Records) -> pd.DataFrame:
+    """Class-agnostic PQ of inpainted masks, the mean over drop rates for each block size, beside the paper's number.
+
+    Notebook 10's metrics hold `conditions`, as `evaluation.inpainting.evaluate_inpainting` returns them.
+    """
+    conditions = results["10_mask_inpainting"]["metrics"]["conditions"]
+    rows = []
+    for block, pixels in sorted({(c["block"], c["pixels"]) for c in conditions}):
+        chosen = [c for c in conditions if c["block"] == block]
+        row: dict[str, Any] = {"blocks": f"{block} x {block} cells, {pixels} px"}
+        for (region, prefix), method in itertools.product(_REGIONS.items(), chosen[0]["scores"]):
+            values = [c["scores"][method][region]["pq"] for c in chosen]
+            known = [value for value in values if value is not None]
+            row[prefix + method] = percent(sum(known) / len(known)) if known else None
+        rows.append(row)
+    paper = supplement("headline").set_index("setting").loc["mask inpainting"]
+    rows.append({"blocks": f"paper, COCO, 16 px ({paper['source']} source)", "inpainting": float(paper["value"])})
+    return pd.DataFrame(rows)
+
+
+def mask_inpainting_rates(results: Records) -> pd.DataFrame:
+    """Class-agnostic PQ of inpainted masks for each block size and drop rate (see `mask_inpainting`)."""
+    rows = []
+    for condition in results["10_mask_inpainting"]["metrics"]["conditions"]:
+        row = {
+            "cells": condition["block"],
+            "px": condition["pixels"],
+            "rate": percent(condition["rate"]),
+            "hidden pixels": percent(condition["dropped"]),
+        }
+        for (region, prefix), method in itertools.product(_REGIONS.items(), condition["scores"]):
+            row[prefix + method] = percent(condition["scores"][method][region]["pq"])
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+_REGIONS = {"whole": "", "hidden": "hidden region: "}  # in metrics, and in column names
+
 TABLES = {
     table.name: table
     for table in (
@@ -104,6 +143,20 @@ TABLES = {
             title="Panoptic quality by post-processing",
             stages=("05_panoptic_evaluation",),
             build=panoptic_quality,
+        ),
+        Table(
+            name="mask_inpainting",
+            title="Mask inpainting, class-agnostic PQ, mean over drop rates",
+            stages=("10_mask_inpainting",),
+            build=mask_inpainting,
+        ),
+        Table(
+            name="mask_inpainting_rates",
+            title="Mask inpainting, class-agnostic PQ by block size and drop rate (all in percent)",
+            stages=("10_mask_inpainting",),
+            build=mask_inpainting_rates,
+            decimals={"rate": 0},
+            in_readme=False,
         ),
         Table(
             name="ours_and_paper",
