@@ -136,7 +136,7 @@ class View {
       const ids = preview ? candidate : this.ids, key = JSON.stringify([preview, this.state.colours, this.size]);
       this.panel.before.setAttribute("aria-pressed", String(Boolean(candidate) && !preview));
       const { shown } = this;
-      if (shown?.ids === ids && shown.key === key && shown.region.every((value, i) => value === this.region[i])) return;
+      if (shown?.ids === ids && shown.key === key && sameBytes(shown.region, this.region)) return;
       this.shown = { ids, key, region: this.region.slice() };
       this.picture.setSegments(ids, this.region, this.state.colours, preview);
     });

@@ -1,23 +1,21 @@
 // The picture: photo, segments, outlines and what is hidden, under zoom and pan. Knows nothing of Python or of tools.
 
-// Horizontal and vertical runs of pixel borders where `differs(i, j)` of neighbouring pixel indices, as one path.
-function borderPath(width, height, differs) {
+// The borders between unlike neighbours of `parts`, as one path of horizontal and vertical runs; none beside a negative part.
+function borderPath(width, height, parts) {
   const path = new Path2D();
   for (let y = 1; y < height; y++)
-    for (let x = 0; x < width; x++) {
-      if (!differs(y * width + x, (y - 1) * width + x)) continue;
-      const start = x;
-      while (x < width && differs(y * width + x, (y - 1) * width + x)) x++;
-      path.moveTo(start, y);
-      path.lineTo(x, y);
+    for (let x = 0, start = -1; x <= width; x++) {
+      const i = y * width + x, a = parts[i], b = parts[i - width];
+      const border = x < width && a !== b && a >= 0 && b >= 0;
+      if (border && start < 0) start = x;
+      else if (!border && start >= 0) { path.moveTo(start, y); path.lineTo(x, y); start = -1; }
     }
   for (let x = 1; x < width; x++)
-    for (let y = 0; y < height; y++) {
-      if (!differs(y * width + x, y * width + x - 1)) continue;
-      const start = y;
-      while (y < height && differs(y * width + x, y * width + x - 1)) y++;
-      path.moveTo(x, start);
-      path.lineTo(x, y);
+    for (let y = 0, start = -1; y <= height; y++) {
+      const i = y * width + x, a = parts[i], b = parts[i - 1];
+      const border = y < height && a !== b && a >= 0 && b >= 0;
+      if (border && start < 0) start = y;
+      else if (!border && start >= 0) { path.moveTo(x, start); path.lineTo(x, y); start = -1; }
     }
   return path;
 }
@@ -70,9 +68,8 @@ class Picture {
     this.preview = preview;
     this.table = colourTable(colours);
     this.setRegion(ids, region, [0, 0, width, height]);
-    this.segmentPath = borderPath(width, height, preview ? (i, j) => ids[i] !== ids[j]
-      : (i, j) => ids[i] !== ids[j] && !region[i] && !region[j]);
-    this.regionPath = borderPath(width, height, (i, j) => region[i] !== region[j]);
+    this.segmentPath = borderPath(width, height, preview ? ids : ids.map((id, i) => (region[i] ? -1 : id)));
+    this.regionPath = borderPath(width, height, region);
     this.draw();
   }
 

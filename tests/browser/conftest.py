@@ -91,7 +91,7 @@ class Server:
         self._process = subprocess.Popen(
             command, env=environment, stdout=self._log, stderr=subprocess.STDOUT, start_new_session=True
         )
-        for _ in range(300):
+        for _ in range(900):
             with contextlib.suppress(urllib.error.URLError, ConnectionError):
                 self.api("GET", "status")
                 return
@@ -112,7 +112,11 @@ class Server:
     def stop(self) -> None:
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGTERM)
-            self._process.wait(timeout=20)
+            try:
+                self._process.wait(timeout=20)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
         self._log.close()
 
 

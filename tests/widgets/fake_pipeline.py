@@ -17,6 +17,7 @@ class FakePipeline:
         self.delay = delay
         self.encoded: list = []
         self.calls: list = []
+        self.steps = 0
 
     def encode_image(self, image):
         self.encoded.append(tuple(image.shape))
@@ -28,6 +29,7 @@ class FakePipeline:
         self.calls.append({"ids": ids, "known": known, "steps": num_inference_steps, "sampler": sampler})
         for step in range(num_inference_steps):
             callback(step, num_inference_steps)
+            self.steps += 1
             time.sleep(self.delay)
         results = [self._fill(ids, known, generator[k].initial_seed()) for k in range(num_candidates)]
         segments = [[{"id": int(i), "category_id": 1} for i in np.unique(r[r > 0])] for r in results]

@@ -113,15 +113,18 @@ def test_settings_last_until_told_otherwise_and_the_image_is_encoded_once(make_e
 
 
 def test_cancel_stops_before_the_next_step_and_changes_nothing(make_editor, fake_pipeline):
-    editor = make_editor(pipeline=fake_pipeline(delay=0.05))
+    pipe = fake_pipeline(delay=0.05)
+    editor = make_editor(pipeline=pipe)
     editor.box(0, 0, 9, 9)
     region = editor.region
     editor.start(steps=200)
-    while editor._progress["step"] < 2:
+    while pipe.steps < 2:
         time.sleep(0.01)
     editor.paint([(30, 30)], 4)
     editor.cancel()
+    done = pipe.steps
     editor.wait(5)
+    assert pipe.steps <= done + 1
     assert not editor.running and editor.candidates == []
     assert editor.message.startswith("Cancelled at step") and editor.message.endswith("of 200; nothing was changed.")
     assert editor.region.sum() > region.sum(), "an edit made while the model worked is kept"
