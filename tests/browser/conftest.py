@@ -129,7 +129,7 @@ class Lab:
         self.problems: list[str] = []
         self.outside: list[str] = []
         self.client = None
-        self.context.set_default_timeout(15_000)
+        self.context.set_default_timeout(60_000)
         self.page = self.open_page()
 
     def open_page(self, *, reset: bool = True):
@@ -156,7 +156,7 @@ class Lab:
                     && kernel.status === 'idle';
             }""",
             arg=self.notebook,
-            timeout=60_000,
+            timeout=120_000,
         )
 
     def run_all(self, **plan) -> None:
@@ -193,7 +193,7 @@ class Lab:
 
     def message(self, text: str, page=None) -> None:
         """Wait until the editor says `text`."""
-        self.editor(page).locator(".me-message", has_text=text).wait_for(timeout=15_000)
+        self.editor(page).locator(".me-message", has_text=text).wait_for(timeout=60_000)
 
     def place(self, x: float, y: float, page=None) -> tuple[float, float]:
         """Where the image's point (x, y) is on the page, now."""
