@@ -18,6 +18,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 SETTINGS = profile=$(PROFILE) seed=$(SEED) $(if $(RUN_DIR),run_dir='$(RUN_DIR)') $(if $(DATA_ROOT),data_root='$(DATA_ROOT)') \
 	$(if $(OVERRIDES),overrides='$(OVERRIDES)') $(if $(NOTEBOOKS),notebooks='$(NOTEBOOKS)')
 # The stages lock themselves, so runs of other profiles may share the folder; a file cut short by a kill is made again.
+QUIETLY := --quiet host rules progress reason
 SNAKEMAKE = $(BIN)/python -m snakemake --rerun-triggers mtime --rerun-incomplete --nolock --config $(SETTINGS)
 
 .PHONY: help setup reproduce plan-stages plan redraw test test-slow lab browser clean clean-runs
@@ -54,17 +55,18 @@ $(STAMP): pyproject.toml constraints.txt
 	cat pyproject.toml constraints.txt | cksum > $@
 
 reproduce: plan-stages ## Make data, train, evaluate; write tables/PROFILE and figures/PROFILE. Goes on where it stopped
-	@$(SNAKEMAKE) --cores $(JOBS) --quiet all
+	@$(SNAKEMAKE) --cores $(JOBS) $(QUIETLY)
 
 plan-stages: $(STAMP)
 	@$(BIN)/python -m ldmseg_lib.stages plan --profile $(PROFILE) --seed $(SEED) $(if $(RUN_DIR),--run-dir '$(RUN_DIR)') \
-		$(if $(DATA_ROOT),--data-root '$(DATA_ROOT)') $(if $(OVERRIDES),--overrides '$(OVERRIDES)')
+		$(if $(DATA_ROOT),--data-root '$(DATA_ROOT)') $(if $(OVERRIDES),--overrides '$(OVERRIDES)') \
+		$(if $(NOTEBOOKS),--notebooks '$(NOTEBOOKS)')
 
 plan: plan-stages ## Say what `make reproduce` would run, and why
 	@$(SNAKEMAKE) --dry-run --quiet host
 
 redraw: $(STAMP) ## Execute the notebooks again: finished computations are loaded, tables and figures drawn anew
-	@$(SNAKEMAKE) --cores $(JOBS) --quiet all --forceall
+	@$(SNAKEMAKE) --cores $(JOBS) $(QUIETLY) --forceall
 
 test: $(STAMP) ## Run the tests (minutes)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow"

@@ -14,7 +14,7 @@ from snakemake.exceptions import WorkflowError
 
 from ldmseg_lib import paths
 from ldmseg_lib.errors import InputError
-from ldmseg_lib.stage_keys import STAGES, ancestors, check_run_folder, find_stage, stage_keys, sync
+from ldmseg_lib.stage_keys import STAGES, check_run_folder, chosen_stages, stage_keys, sync
 from ldmseg_lib.stages import resolve
 
 SETTINGS = {"profile": "demo", "seed": 0, "run_dir": None, "data_root": None, "overrides": None}
@@ -31,25 +31,22 @@ try:
     if settings["profile"].endswith((".yaml", ".yml")):
         settings["profile"] = os.path.abspath(settings["profile"])  # the notebooks run in their own folder
     profile, run_dir, data_root = resolve(**settings)
-    present = [name for name in STAGES if (paths.NOTEBOOKS / f"{name}.ipynb").exists()]
-    asked = [find_stage(part.strip()).name for part in notebooks.split(",") if part.strip()]
-    chosen = asked or [name for name in present if not STAGES[name].optional]
+    chosen = chosen_stages(notebooks)
     keys = stage_keys(profile, seed=settings["seed"], data_root=data_root)
     check_run_folder(run_dir, profile.name, settings["seed"])
-    for name in present:
+    for name in chosen:
         sync(run_dir, name, keys[name])
-    needed = {other for name in chosen for other in (name, *ancestors(name))}
 except InputError as error:
     raise WorkflowError(str(error)) from None
 
 RUN = str(run_dir)
 PARAMETERS = {"profile": settings["profile"], "run_dir": RUN, "data_root": data_root, "overrides": settings["overrides"]}
-DONE = [f"{RUN}/keys/{name}.done" for name in present if name in needed]
+DONE = [f"{RUN}/keys/{name}.done" for name in chosen]
 GIVEN = " ".join(f"-r {name} {shlex.quote(str(value))}" for name, value in PARAMETERS.items() if value)
 
 
 wildcard_constraints:
-    stage="|".join(present) or "none",
+    stage="|".join(chosen) or "none",
 
 
 rule all:
@@ -64,7 +61,7 @@ rule notebook:
         notebook=ancient(f"{paths.NOTEBOOKS}/{{stage}}.ipynb"),
         key=f"{RUN}/keys/{{stage}}.key",
         # their keys are part of this key, so their dates say nothing more
-        needed=lambda wildcards: [ancient(f"{RUN}/keys/{name}.done") for name in STAGES[wildcards.stage].inputs if name in present],
+        needed=lambda wildcards: [ancient(f"{RUN}/keys/{name}.done") for name in STAGES[wildcards.stage].inputs if name in chosen],
     output:
         f"{RUN}/keys/{{stage}}.done",
     log:

@@ -122,6 +122,18 @@ def ancestors(name: str) -> list[str]:
     return [other for other in STAGES if other in needed]
 
 
+def chosen_stages(notebooks: str = "") -> list[str]:
+    """The stages of a reproduction: those of `notebooks` ("05,07") or all but the optional, and what they need.
+
+    A stage whose notebook is not in the checkout is left out.
+    """
+    present = [name for name in STAGES if (paths.NOTEBOOKS / f"{name}.ipynb").exists()]
+    asked = [find_stage(part.strip()).name for part in notebooks.split(",") if part.strip()]
+    chosen = asked or [name for name in present if not STAGES[name].optional]
+    needed = {other for name in chosen for other in (name, *ancestors(name))}
+    return [name for name in present if name in needed]
+
+
 def stage_keys(profile: Profile, *, seed: int = 0, data_root: str | Path | None = None) -> dict[str, Key]:
     """The keys of all stages, in the registry's order.
 

@@ -30,6 +30,7 @@ from .stage_keys import (
     Stage,
     ancestors,
     check_run_folder,
+    chosen_stages,
     differences,
     find_stage,
     read_result,
@@ -291,8 +292,6 @@ def plan(run_dir: Path, keys: Mapping[str, Key]) -> list[tuple[str, str]]:
             text = f"runs again: {'; '.join(differences(STAGES[name], key, record))}"
         elif mark.exists() and Key(files.read_json(mark)).digest == key.digest:
             text = "goes on where it stopped"
-        elif STAGES[name].optional:
-            text = f"does not run unless asked for: NOTEBOOKS={name}"
         else:
             text = "runs for the first time"
         lines.append((name, text))
@@ -308,17 +307,20 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--run-dir")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--overrides")
+    parser.add_argument("--notebooks", default="", help="plan these and what they need, such as 05,07")
     given = vars(parser.parse_args(arguments))
-    command = given.pop("command")
+    command, notebooks = given.pop("command"), given.pop("notebooks")
     try:
         profile, run_dir, data_root = resolve(**given)
         keys = stage_keys(profile, seed=given["seed"], data_root=data_root)
-        if command == "keys":
+        if command == "keys" or (run_dir / "run.json").exists():
             check_run_folder(run_dir, profile.name, given["seed"])
+        if command == "keys":
             for name, key in keys.items():
                 sync(run_dir, name, key)
         else:
-            for name, text in plan(run_dir, keys):
+            chosen = chosen_stages(notebooks)
+            for name, text in plan(run_dir, {name: keys[name] for name in chosen}):
                 print(f"{name:<24} {text}")
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
