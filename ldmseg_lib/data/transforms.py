@@ -50,7 +50,7 @@ def resize_nearest(array: Num[np.ndarray, "height width"], size: int) -> Num[np.
     if array.shape == (size, size):
         return array
     rows, columns = (_centres(side, size) for side in array.shape)
-    return array[rows[:, None], columns]
+    return array[rows][:, columns]
 
 
 def _centres(side: int, size: int) -> np.ndarray:
