@@ -53,8 +53,6 @@ def one_hot(ids, channels, gain=20.0):
     return gain * F.one_hot(torch.as_tensor(ids), channels).permute(2, 0, 1).float()
 
 
-# -- the same result as the plain procedure --
-
 SIZES = {"twice": (96, 128), "same": (48, 64), "odd": (61, 97), "smaller": (30, 50), "one row": (1, 200)}
 
 
@@ -143,8 +141,6 @@ def test_logits_of_any_size_do_not_overflow():
     ids = instances_from_logits(logits, size=(4, 4), min_area=0)
     assert torch.equal(ids, torch.arange(16).view(4, 4) % 5)
 
-
-# -- its rules --
 
 IDS = torch.tensor([[1, 1, 1, 1, 2, 2], [1, 1, 1, 1, 2, 2], [3, 3, 3, 0, 0, 0]])
 CLASSES = torch.tensor([[4, 4, 4, 5, 6, 6], [4, 4, 5, 5, 6, 6], [6, 6, 0, 4, 4, 4]])
@@ -246,9 +242,6 @@ def test_everything_void_is_an_empty_dict():
 def test_faulty_inputs_are_named(masks, classes, size, words):
     with pytest.raises(InputError, match=words):
         postprocess_panoptic(masks, classes, size=size)
-
-
-# -- on a GPU --
 
 
 @pytest.mark.parametrize("make", [scene, noise])

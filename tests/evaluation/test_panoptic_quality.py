@@ -45,9 +45,6 @@ def totals(metric):
     return tuple(sum(c[key] for c in metric.counts().values()) for key in ("tp", "fp", "fn", "iou_sum"))
 
 
-# -- cases computed by hand --
-
-
 def test_a_worked_example():
     target = row((1, 10), (2, 10), (3, 20))
     predicted = row((5, 8), (6, 12), (7, 20))
@@ -152,8 +149,6 @@ def test_ids_up_to_the_largest_that_a_png_holds():
     assert totals(metric) == (2, 0, 0, 2)
 
 
-# -- faults --
-
 GOOD = (row((1, 10), (2, 10)), [segment(1, 7), segment(2, 3)], row((8, 10), (0, 10)), [segment(8, 7)])
 
 
@@ -193,9 +188,6 @@ def test_counts_of_different_evaluations_do_not_merge():
         PanopticQuality(CATEGORIES).merge(PanopticQuality(CATEGORIES, crowd="corrected"))
     with pytest.raises(InputError, match="PanopticQuality"):
         PanopticQuality.from_state_dict({"categories": CATEGORIES})
-
-
-# -- properties --
 
 
 @st.composite
@@ -297,9 +289,6 @@ def test_pq_is_sq_times_rq(some_images):
     for entry in evaluated(*some_images).compute()["per_class"].values():
         if entry["pq"] is not None:
             assert entry["pq"] == pytest.approx(entry["sq"] * entry["rq"])
-
-
-# -- other implementations --
 
 
 @given(st.lists(images(crowds=False), min_size=1, max_size=3))
