@@ -1,7 +1,9 @@
 """What the page is told, and that its messages are taken in order, once, and as files of any size."""
 
 import io
+import uuid
 import zlib
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -109,3 +111,18 @@ def test_an_upload_that_is_no_image_is_named_on_the_page(editor):
     editor.widget._receive(None, content, [b"some notes"])
     assert editor.widget.state["message"]["text"].startswith("notes.txt is not an image")
     assert editor.region.sum() == 81
+
+
+def test_requests_of_python_clients_have_no_page_behind_them(monkeypatch):
+    from jupyter_client.session import Session
+
+    from ldmseg_lib.widgets.editor_view import browser_behind
+
+    headless = Session(key=b"").msg("execute_request")
+    page = {"header": {"msg_id": str(uuid.uuid4())}, "metadata": {"cellId": str(uuid.uuid4())}}
+    for parent, expected in ((headless, False), (page, True), (page | {"metadata": {}}, True)):
+        shell = SimpleNamespace(kernel=SimpleNamespace(get_parent=lambda parent=parent: parent))
+        monkeypatch.setattr("IPython.get_ipython", lambda shell=shell: shell)
+        assert browser_behind() is expected
+    monkeypatch.setattr("IPython.get_ipython", lambda: None)
+    assert not browser_behind()
