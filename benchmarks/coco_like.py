@@ -8,9 +8,13 @@ import numpy as np
 from PIL import Image
 from tqdm.auto import tqdm
 
+from ldmseg_lib.data.layout import find_split
+
 SIZE = (480, 640)
 SEGMENTS = 11
 """COCO's panoptic annotations have about 11 segments an image."""
+
+DESCRIPTION = "made: 640x480, with files and segments like COCO's"
 
 
 def write_folder(root: Path, *, images: int, distinct: int = 250, seed: int = 0, split: str = "val") -> None:
@@ -41,8 +45,19 @@ def write_folder(root: Path, *, images: int, distinct: int = 250, seed: int = 0,
                 os.link(path.with_stem(f"{number % distinct:012d}"), path)
         records.append({"id": number, "file_name": names[0], "height": SIZE[0], "width": SIZE[1]})
         annotations.append({"image_id": number, "file_name": names[1], "segments_info": segments})
-    document = {"info": {}, "images": records, "annotations": annotations, "categories": categories}
+    document = {
+        "info": {"description": DESCRIPTION},
+        "images": records,
+        "annotations": annotations,
+        "categories": categories,
+    }
     (root / f"panoptic_{split}.json").write_text(json.dumps(document))
+
+
+def describe(folder: Path, split: str) -> str:
+    """What results say about the data they were measured on."""
+    document = json.loads(find_split(folder, split).annotations.read_bytes())
+    return document.get("info", {}).get("description") or folder.name
 
 
 def _smooth(rng: np.random.Generator, rows: int, columns: int) -> np.ndarray:

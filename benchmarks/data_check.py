@@ -11,7 +11,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from coco_like import write_folder
+from coco_like import describe, write_folder
 
 from ldmseg_lib.data.annotations import load_annotations
 from ldmseg_lib.data.check import check_dataset
@@ -39,11 +39,12 @@ def main() -> None:
         clock, processor = time.perf_counter(), time.process_time()
         problems = check_dataset(folder, options.split, workers=options.workers, progress=True)
         clock, processor = time.perf_counter() - clock, time.process_time() - processor
+        data = describe(folder, options.split)
         images = len(load_annotations(find_split(folder, options.split)))
     result = {
         "device": device_name(),
         "packages": package_versions(),
-        "data": str(options.folder) if options.folder else "made: 640x480, as COCO's",
+        "data": data,
         "images": images,
         "workers": options.workers,
         "seconds": round(clock, 1),

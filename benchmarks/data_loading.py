@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from coco_like import write_folder
+from coco_like import describe, write_folder
 
 from ldmseg_lib.data import transforms
 from ldmseg_lib.data.annotations import load_annotations
@@ -98,12 +98,13 @@ def main() -> None:
         if options.folder is None:
             write_folder(folder, images=options.images, split=options.split)
         measured = measure(folder, options.split, size=options.size, seconds=options.seconds, max_images=options.images)
+        data = describe(folder, options.split)
     needed = options.gpus * options.training_rate
     cores = needed / measured["batch of 32, per image (images/s/core)"]
     result = {
         "device": device_name(),
         "packages": package_versions(),
-        "data": str(options.folder) if options.folder else "made: 640x480, as COCO's",
+        "data": data,
         "size": options.size,
         "measured": {name: round(value, 3) for name, value in measured.items()},
         "assumed": {"gpus": options.gpus, "batch": options.batch, "images/s/GPU": options.training_rate},
