@@ -1,4 +1,4 @@
-"""How a map of integer ids becomes the continuous input of the mask autoencoder (supplement B, "Encoding Panoptic Maps").
+"""How a map of ids becomes the continuous input of the mask autoencoder (supplement B, "Encoding Panoptic Maps").
 
 An encoding is a codebook: one vector in [-1, 1]^C for each id, the zero vector for void. Encoding looks vectors up;
 decoding takes the nearest one. The autoencoder's output is one logit per id whatever the encoding of its input.
@@ -32,7 +32,9 @@ def _colors(num_ids: int) -> Tensor:
     ids = torch.arange(num_ids)
     channels = [ids % 2**red, (ids >> red) % 2**green, ids >> (red + green)]
     levels = [2**red, 2**green, 2 ** (digits - red - green)]
-    return torch.stack([c.float() / max(n - 1, 1) * 2 - (n > 1) for c, n in zip(channels, levels, strict=True)], dim=1)
+    # a channel of one level stays 0
+    scaled = [c / max(n - 1, 1) * 2 - min(n - 1, 1) for c, n in zip(channels, levels, strict=True)]
+    return torch.stack(scaled, dim=1)
 
 
 def _positional(num_ids: int) -> Tensor:
@@ -75,7 +77,8 @@ class Encoding:
         """
         if ids.numel() and (ids.min() < 0 or ids.max() >= self.num_ids):
             raise InputError(
-                f"ids reach from {int(ids.min())} to {int(ids.max())}, but this encoding has room for 0..{self.num_ids - 1}"
+                f"ids reach from {int(ids.min())} to {int(ids.max())}, but this encoding has room for"
+                f" 0..{self.num_ids - 1}; raise num_ids"
             )
         return self._table(void_id, ids.device)[ids].permute(0, 3, 1, 2).contiguous()
 

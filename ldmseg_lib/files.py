@@ -82,6 +82,8 @@ def inside(folder: str | os.PathLike, relative: str) -> Path:
         InputError: `relative` is absolute or climbs out of `folder` (also through a symbolic link).
     """
     base = Path(folder).resolve()
+    if "\0" in relative:
+        raise InputError(f"{relative!r} is no file name; it has a null character")
     path = (base / relative).resolve()
     if Path(relative).is_absolute() or not path.is_relative_to(base):
         raise InputError(f"{relative!r} leaves the folder {folder}; give a path inside it")

@@ -1,8 +1,9 @@
 """Losses of the mask autoencoder at sampled points (method section 2.4), and the weighted loss of the diffusion model.
 
-Points are drawn as in PointRend: of `oversample` times as many uniform candidates the most uncertain three quarters are
-kept, the last quarter is fresh and uniform. Coordinates are (x, y) in [0, 1] over the image. Logits are read bilinearly,
-so they may have a lower resolution than the targets. All randomness comes from one generator per image.
+Points are drawn as in PointRend: three times as many uniform candidates as points, of which the most uncertain become
+three quarters of the points; the last quarter is fresh and uniform. Coordinates are (x, y) in [0, 1] over the image.
+Logits are read bilinearly, so they may have a lower resolution than the targets. All randomness comes from one
+generator per image.
 """
 
 from collections.abc import Sequence
@@ -41,7 +42,7 @@ def point_cross_entropy(
     num_points: int,
     generators: Sequence[torch.Generator],
     void_id: int = 0,
-) -> Float[Tensor, "batch"]:  # noqa: F821
+) -> Float[Tensor, "batch"]:
     """Softmax cross-entropy of each image, the mean over its sampled points that are not void; 0 if all are void.
 
     The most uncertain points are those where the two best logits are closest.
@@ -64,7 +65,7 @@ def point_mask_losses(
     num_points: int,
     generators: Sequence[torch.Generator],
     void_id: int = 0,
-) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:  # noqa: F722
+) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
     """Binary cross-entropy and Dice loss of every segment's own logit channel, each summed over the segments.
 
     A segment's channel is its id: nothing is matched. The caller divides by the number of segments of the effective
@@ -90,7 +91,7 @@ def point_mask_losses(
 
 def segment_index(
     target: Int[Tensor, "batch rows columns"], void_id: int = 0
-) -> tuple[Int[Tensor, "segments"], Int[Tensor, "segments"], list[int]]:  # noqa: F821
+) -> tuple[Int[Tensor, "segments"], Int[Tensor, "segments"], list[int]]:
     """All segments of a batch of id maps: their image's index, their id, and how many each image has."""
     found = [ids[ids != void_id] for ids in (image.unique() for image in target)]
     counts = [len(ids) for ids in found]
@@ -101,9 +102,9 @@ def segment_index(
 def denoising_loss(
     prediction: Float[Tensor, "batch channels height width"],
     target: Float[Tensor, "batch channels height width"],
-    weight: Float[Tensor, "batch"],  # noqa: F821
+    weight: Float[Tensor, "batch"],
     known: Float[Tensor, "batch 1 height width"],
-) -> Float[Tensor, "batch"]:  # noqa: F821
+) -> Float[Tensor, "batch"]:
     """Weighted squared error of each sample, the mean over ALL latent elements, void cells counting as 0.
 
     Args:

@@ -7,6 +7,7 @@ keys and values of another type are errors that name the key and the nearest val
 import contextlib
 import dataclasses
 import difflib
+import math
 import types
 import typing
 from collections.abc import Mapping
@@ -18,6 +19,7 @@ import yaml
 
 from . import paths
 from .errors import ProfileError
+from .profile_checks import check_profile
 
 
 @dataclass(frozen=True)
@@ -163,17 +165,15 @@ class Profile:
                 raise ProfileError(f"unknown profile {str(name_or_path)!r}; {_nearest(str(name_or_path), known)}")
             path = paths.PROFILES / f"{name_or_path}.yaml"
         try:
-            values = yaml.safe_load(path.read_text())
+            values = _yaml(path.read_bytes(), str(path))
         except OSError as error:
             raise ProfileError(f"{path}: cannot be read ({error.strerror})") from None
-        except yaml.YAMLError as error:
-            raise ProfileError(f"{path}: not YAML ({' '.join(str(error).split())})") from None
         if not isinstance(values, dict):
             raise ProfileError(f"{path}: holds no keys; start from a copy of notebooks/profiles/demo.yaml")
         for key, value in parse_overrides(overrides).items():
             _override(values, key, value)
         profile = _build(cls, {"name": path.stem, **values}, "")
-        _check(profile)
+        check_profile(profile)
         return profile
 
 
@@ -186,8 +186,15 @@ def parse_overrides(overrides: Mapping[str, Any] | str | None) -> dict[str, Any]
         key, equals, value = part.partition("=")
         if not equals:
             raise ProfileError(f"override {part!r} has no '='; write key=value, such as evaluation.min_area=0")
-        result[key.strip()] = yaml.safe_load(value)
+        result[key.strip()] = _yaml(value, f"override {part!r}")
     return result
+
+
+def _yaml(text: str | bytes, what: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, UnicodeDecodeError, ValueError) as error:
+        raise ProfileError(f"{what}: not YAML ({' '.join(str(error).split())})") from None
 
 
 def _split_outside_brackets(text: str) -> list[str]:
@@ -201,12 +208,14 @@ def _split_outside_brackets(text: str) -> list[str]:
 
 
 def _override(values: dict, key: str, value: Any) -> None:
-    *parents, last = key.split(".")
+    *parents, last = str(key).split(".")
     place, kind = values, Profile
     for depth, parent in enumerate(parents):
         kind = _fields(kind, ".".join(parents[:depth])).get(parent) if dataclasses.is_dataclass(kind) else None
         if kind is None or not isinstance(place.get(parent), dict):
             raise ProfileError(f"unknown profile key {key!r}; {_nearest(key, _all_keys(Profile))}")
+        # a copy: two sections may be one and the same in YAML (`training: *training`)
+        place[parent] = dict(place[parent])
         place = place[parent]
     if dataclasses.is_dataclass(kind) and last not in _fields(kind, key):
         raise ProfileError(f"unknown profile key {key!r}; {_nearest(key, _all_keys(Profile))}")
@@ -260,32 +269,9 @@ def _convert(kind: Any, value: Any, key: str) -> Any:
         return {_convert(str, k, key): _convert(arguments[1], v, key) for k, v in value.items()}
     if kind is float and isinstance(value, int | float | str) and not isinstance(value, bool):
         with contextlib.suppress(ValueError):  # YAML reads 1e-3, without a dot, as text
-            return float(value)
+            if math.isfinite(float(value)):
+                return float(value)
     if kind in (int, str, bool) and type(value) is kind:
         return value
     wanted = " or ".join(map(repr, arguments)) if origin is Literal else getattr(kind, "__name__", str(kind))
     raise ProfileError(f"profile key {key!r} must be {wanted}, not {value!r}")
-
-
-def _check(profile: Profile) -> None:
-    """What types cannot say: values that only fail together."""
-    factor = 2 ** (len(profile.autoencoder.channels) - 1)
-    if profile.data.image_size % factor:
-        raise ProfileError(
-            f"data.image_size {profile.data.image_size} is no multiple of the autoencoder's factor {factor}"
-            f" (autoencoder.channels has {len(profile.autoencoder.channels)} entries)"
-        )
-    if 2**profile.autoencoder.num_upscalers > factor:
-        raise ProfileError(
-            f"autoencoder.num_upscalers {profile.autoencoder.num_upscalers} would pass the image's size; at most "
-            f"{factor.bit_length() - 1}"
-        )
-    if not profile.diffusion.tasks or min(profile.diffusion.tasks.values()) <= 0:
-        raise ProfileError("diffusion.tasks needs at least one task, each with a positive share")
-    if not all(0 < rate < 1 for rate in profile.inpainting.drop_rates):
-        raise ProfileError(f"inpainting.drop_rates {profile.inpainting.drop_rates} must lie between 0 and 1")
-    if not all(block > 0 for block in profile.inpainting.block_sizes):
-        raise ProfileError(f"inpainting.block_sizes {profile.inpainting.block_sizes} must be positive, in latent cells")
-    shape = (profile.denoiser.channels, profile.denoiser.attention, profile.denoiser.layers_per_block)
-    if (profile.denoiser.pretrained is None) != all(part is not None for part in shape):
-        raise ProfileError("denoiser needs either `pretrained`, or its shape (channels, attention, layers_per_block)")

@@ -24,3 +24,55 @@ def shared_data() -> Path:
 def shared_oracle() -> Path:
     """Folder of the recorded results of COCO's panoptic evaluator; tests that want it skip without it."""
     return _folder(SHARED.parent / "oracle")
+
+
+@pytest.fixture(scope="session")
+def smoke_profile():
+    """The smoke profile with trainings of a few steps."""
+    from ldmseg_lib.profiles import Profile
+
+    steps = {f"{name}.training.steps": 6 for name in ("autoencoder", "diffusion")}
+    return Profile.load("smoke", {"data.train_scenes": 12, "data.val_scenes": 4, **steps})
+
+
+@pytest.fixture(scope="session")
+def smoke_data(tmp_path_factory: pytest.TempPathFactory, smoke_profile) -> Path:
+    """The embedded data set as `smoke_profile` has it: 12 training and 4 validation scenes of 32 x 32 pixels."""
+    from ldmseg_lib.data.synthetic import write_dataset
+
+    data = smoke_profile.data
+    return write_dataset(
+        tmp_path_factory.mktemp("smoke") / "data",
+        size=data.image_size,
+        train_scenes=data.train_scenes,
+        val_scenes=data.val_scenes,
+        min_things=data.min_things,
+        max_things=data.max_things,
+        workers=1,
+        progress=False,
+    )
+
+
+@pytest.fixture(scope="session")
+def smoke_run(tmp_path_factory: pytest.TempPathFactory, smoke_profile, smoke_data: Path):
+    """Both trainings of `smoke_profile` on `smoke_data`: `folder`, `autoencoder`, `pipeline`, `records`, `dataset`."""
+    from types import SimpleNamespace
+
+    from ldmseg_lib.data.splits import training_split
+    from ldmseg_lib.training.autoencoder import train_autoencoder
+    from ldmseg_lib.training.diffusion import train_diffusion
+
+    folder = tmp_path_factory.mktemp("smoke") / "run"
+    dataset = training_split(smoke_profile, smoke_data)
+    autoencoder, first = train_autoencoder(smoke_profile, dataset, folder / "autoencoder")
+    pipeline, second = train_diffusion(smoke_profile, dataset, {"mask": autoencoder}, folder / "diffusion")
+    pipeline.set_progress_bar_config(disable=True)
+    return SimpleNamespace(
+        folder=folder, dataset=dataset, autoencoder=autoencoder, pipeline=pipeline, records=(first, second)
+    )
+
+
+@pytest.fixture(scope="session")
+def smoke_pipeline(smoke_run):
+    """The pipeline of `smoke_run`. Its predictions mean nothing; do not change it."""
+    return smoke_run.pipeline

@@ -1,0 +1,91 @@
+"""What the types of a profile cannot say: values out of range, and values that only fail together."""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from .errors import ProfileError
+
+if TYPE_CHECKING:
+    from .profiles import Profile
+
+# Whole numbers are at least 1 but for these; None: any.
+_LEAST = {
+    "num_ids": 2,
+    "workers": 0,
+    "min_train_area": 0,
+    "min_area": 0,
+    "train_scenes": 0,
+    "val_scenes": 0,
+    "num_upscalers": 0,
+    "warmup_steps": 0,
+    "layer": None,
+}
+_SHARES = {"semantic_fraction", "self_condition_probability", "threshold"}
+_SHAPE = ("channels", "attention", "layers_per_block", "head_dim", "task_dim")
+
+
+def check_profile(profile: "Profile") -> None:
+    """Raise ProfileError for the first value that cannot work; the message names its key."""
+    for key, name, value in _leaves(profile):
+        least = _LEAST.get(name, 1)
+        if type(value) is int and least is not None and value < least:
+            raise ProfileError(f"profile key {key!r} must be at least {least}, not {value}")
+        if name in _SHARES and not 0 <= value <= 1:
+            raise ProfileError(f"profile key {key!r} must lie in 0..1, not {value}")
+    _check_autoencoder(profile)
+    _check_denoiser(profile)
+    if not profile.diffusion.tasks or min(profile.diffusion.tasks.values()) <= 0:
+        raise ProfileError("diffusion.tasks needs at least one task, each with a positive share")
+    if not all(0 < rate < 1 for rate in profile.inpainting.drop_rates):
+        raise ProfileError(f"inpainting.drop_rates {profile.inpainting.drop_rates} must lie between 0 and 1")
+    if not all(block > 0 for block in profile.inpainting.block_sizes):
+        raise ProfileError(f"inpainting.block_sizes {profile.inpainting.block_sizes} must be positive, in latent cells")
+
+
+def _leaves(section: Any, prefix: str = "") -> Iterator[tuple[str, str, Any]]:
+    """Dotted key, last part of it, and value of every setting."""
+    for field in dataclasses.fields(section):
+        value = getattr(section, field.name)
+        if dataclasses.is_dataclass(value):
+            yield from _leaves(value, f"{prefix}{field.name}.")
+        else:
+            yield prefix + field.name, field.name, value
+
+
+def _check_autoencoder(profile: "Profile") -> None:
+    settings, size = profile.autoencoder, profile.data.image_size
+    if not settings.channels or min(settings.channels) < 1 or settings.channels[-1] % 32:
+        raise ProfileError(
+            f"autoencoder.channels {list(settings.channels)} must be positive and end with a multiple of 32"
+            " (group normalisation)"
+        )
+    factor = 2 ** (len(settings.channels) - 1)
+    if size % factor:
+        raise ProfileError(
+            f"data.image_size {size} is no multiple of the autoencoder's factor {factor}"
+            f" (autoencoder.channels has {len(settings.channels)} entries)"
+        )
+    if 2**settings.num_upscalers > factor:
+        raise ProfileError(
+            f"autoencoder.num_upscalers {settings.num_upscalers} would pass the image's size; at most"
+            f" {factor.bit_length() - 1}"
+        )
+    if settings.latent_scale is not None and settings.latent_scale <= 0:
+        raise ProfileError(f"profile key 'autoencoder.latent_scale' must be positive, not {settings.latent_scale}")
+
+
+def _check_denoiser(profile: "Profile") -> None:
+    settings = profile.denoiser
+    for name in _SHAPE:
+        value = getattr(settings, name)
+        if (value is None) == (settings.pretrained is None):
+            raise ProfileError(
+                f"denoiser.{name} is {value!r} and denoiser.pretrained {settings.pretrained!r}; give either"
+                f" `pretrained`, or the shape ({', '.join(_SHAPE)})"
+            )
+    if settings.channels and settings.attention and len(settings.channels) != len(settings.attention):
+        raise ProfileError(
+            f"denoiser.attention has {len(settings.attention)} entries and denoiser.channels"
+            f" {len(settings.channels)}; give one each for every resolution"
+        )
