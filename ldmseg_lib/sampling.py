@@ -10,7 +10,7 @@ from torch import Tensor
 from .errors import InputError
 from .models.denoiser import Denoiser
 from .randomness import torch_generator
-from .schedulers import NoiseSchedule, build_sampler
+from .schedulers import NoiseSchedule, build_sampler, set_timesteps
 
 Latents = Float[Tensor, "batch channels height width"]
 
@@ -54,7 +54,7 @@ def one_each(generator: torch.Generator | Sequence[torch.Generator] | None, coun
 def sample_latents(
     denoiser: Denoiser,
     image_latents: Float[Tensor, "batch image_channels height width"],
-    task_ids: Int[Tensor, "batch"],  # noqa: F821
+    task_ids: Int[Tensor, "batch"],
     generators: Sequence[torch.Generator],
     *,
     prediction_type: str,
@@ -82,14 +82,18 @@ def sample_latents(
         resamplings: how often each step is done, going back up in between (RePaint); 1 is the plain loop.
         callback: called before each step with (steps done, steps in all); may raise to cancel.
         on_estimate: called after each step with (step, z_0 estimate).
+
+    Raises:
+        InputError: unknown sampler, a number of steps outside 1..1000, or resampling that the sampler cannot do.
     """
+    if resamplings < 1:
+        raise InputError(f"resamplings is {resamplings}; 1 does each step once")
     if resamplings > 1 and sampler not in ("ddim", "ddpm"):
         raise InputError(
             f"resampling goes back up in noise, which {sampler!r} cannot: it builds on its last steps; use ddim"
         )
     schedule, scheduler = NoiseSchedule(prediction_type), build_sampler(sampler, prediction_type)
-    scheduler.set_timesteps(num_inference_steps)
-    timesteps = [int(t) for t in scheduler.timesteps]
+    timesteps = set_timesteps(scheduler, num_inference_steps)
     shape = (denoiser.config.latent_channels, *image_latents.shape[-2:])
     device = image_latents.device
     z = initial_noise(shape, generators).to(device)

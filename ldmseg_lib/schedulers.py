@@ -1,23 +1,31 @@
 """Noise levels and samplers: Stable Diffusion's schedule, predictions as x0, loss weights, and four samplers.
 
-Notation: z_t = sqrt(abar_t) z_0 + sqrt(1 - abar_t) eps for t = 0..999, SNR_t = abar_t / (1 - abar_t). Latents, noise and
-predictions are [batch, channels, height, width]; t is int64 [batch].
+Notation: z_t = sqrt(abar_t) z_0 + sqrt(1 - abar_t) eps for t = 0..999, SNR_t = abar_t / (1 - abar_t). Latents, noise
+and predictions are [batch, channels, height, width]; t is int64 [batch].
 """
 
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler, UniPCMultistepScheduler
 from diffusers.schedulers.scheduling_ddim import DDIMSchedulerOutput
+from diffusers.schedulers.scheduling_utils import SchedulerOutput
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from .errors import InputError
 
 # Stable Diffusion v1.4's training schedule, adopted by the paper (supplement A).
-SCHEDULE = {"num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+NUM_TIMESTEPS = 1000
+BETA_START, BETA_END = 0.00085, 0.012
+SCHEDULE = {
+    "num_train_timesteps": NUM_TIMESTEPS,
+    "beta_start": BETA_START,
+    "beta_end": BETA_END,
+    "beta_schedule": "scaled_linear",
+}
 PREDICTION_TYPES = ("epsilon", "sample", "v_prediction")
 
 Latents = Float[Tensor, "batch channels height width"]
-Timesteps = Int[Tensor, "batch"]  # noqa: F821  (a shape, not a name)
+Timesteps = Int[Tensor, "batch"]
 
 
 class NoiseSchedule:
@@ -25,9 +33,10 @@ class NoiseSchedule:
 
     def __init__(self, prediction_type: str = "epsilon") -> None:
         if prediction_type not in PREDICTION_TYPES:
-            raise InputError(f"unknown prediction type {prediction_type!r}; valid ones are {', '.join(PREDICTION_TYPES)}")
+            known = ", ".join(PREDICTION_TYPES)
+            raise InputError(f"unknown prediction type {prediction_type!r}; valid ones are {known}")
         self.prediction_type = prediction_type
-        root = torch.linspace(SCHEDULE["beta_start"] ** 0.5, SCHEDULE["beta_end"] ** 0.5, 1000, dtype=torch.float64)
+        root = torch.linspace(BETA_START**0.5, BETA_END**0.5, NUM_TIMESTEPS, dtype=torch.float64)
         self.alphas_cumprod = (1 - root**2).cumprod(0).float()
 
     def _levels(self, timesteps: Timesteps) -> tuple[Tensor, Tensor]:
@@ -74,10 +83,10 @@ class NoiseSchedule:
     def loss_weight(self, timesteps: Timesteps, *, weighting: str, gamma: float = 2.0) -> Float[Tensor, "batch"]:
         """The weight of the squared error of this schedule's own prediction.
 
-        The weight w is defined on the noise loss: 1 ("none"), min(SNR, gamma) / SNR ("min_snr", which lowers the loss of
-        small timesteps: t < 255 for gamma = 2; supplement B, "Loss Weights"), or 1 / SNR ("x0": weight 1 on z_0). The
-        same prediction errs by |d eps|^2 = SNR |d z_0|^2 and |d z_0|^2 = (1 - abar) |d v|^2, so that the weight becomes
-        w SNR for z_0 and w abar for v.
+        The weight w is defined on the noise loss: 1 ("none"), min(SNR, gamma) / SNR ("min_snr", which lowers the loss
+        of small timesteps: t < 255 for gamma = 2; supplement B, "Loss Weights"), or 1 / SNR ("x0": weight 1 on z_0).
+        The same prediction errs by |d eps|^2 = SNR |d z_0|^2 and |d z_0|^2 = (1 - abar) |d v|^2, so that the weight
+        becomes w SNR for z_0 and w abar for v.
         """
         snr = self.snr(timesteps)
         if weighting == "none":
@@ -115,6 +124,16 @@ class TrailingDDIMScheduler(DDIMScheduler):
         return DDIMSchedulerOutput(schedule.add_noise(clean, noise, torch.full_like(t, following)), clean)
 
 
+class SharedSignatureUniPCScheduler(UniPCMultistepScheduler):
+    """UniPC whose `step` takes a generator like that of every other sampler; it draws nothing."""
+
+    def step(  # type: ignore[override]
+        self, model_output: Latents, timestep: int, sample: Latents, generator: object = None, return_dict: bool = True
+    ) -> SchedulerOutput:
+        """z at the next timestep."""
+        return super().step(model_output, timestep, sample, return_dict=return_dict)
+
+
 def _ddim(prediction_type: str) -> DDIMScheduler:
     return TrailingDDIMScheduler(
         **SCHEDULE,
@@ -147,7 +166,7 @@ def _dpm_solver(prediction_type: str) -> DPMSolverMultistepScheduler:
 
 
 def _unipc(prediction_type: str) -> UniPCMultistepScheduler:
-    return UniPCMultistepScheduler(
+    return SharedSignatureUniPCScheduler(
         **SCHEDULE, prediction_type=prediction_type, final_sigmas_type="sigma_min", timestep_spacing="trailing"
     )
 
@@ -155,10 +174,23 @@ def _unipc(prediction_type: str) -> UniPCMultistepScheduler:
 SAMPLERS = {"ddim": _ddim, "ddpm": _ddpm, "dpmsolver++": _dpm_solver, "unipc": _unipc}
 
 
+def set_timesteps(scheduler, num_inference_steps: int) -> list[int]:
+    """Set the trailing timesteps of a sampler, noisiest first, and return them.
+
+    Raises:
+        InputError: the number of steps is not in 1..1000.
+    """
+    if not 1 <= num_inference_steps <= NUM_TIMESTEPS:
+        raise InputError(f"num_inference_steps is {num_inference_steps}; give 1 to {NUM_TIMESTEPS}")
+    scheduler.set_timesteps(num_inference_steps)
+    # by rounding, diffusers' list has one more, -1, for some numbers of steps, 61 the least
+    return [int(t) for t in scheduler.timesteps[:num_inference_steps]]
+
+
 def build_sampler(name: str, prediction_type: str = "epsilon"):
     """The sampler `name` as a diffusers scheduler with Stable Diffusion's noise levels and trailing timesteps.
 
-    All share one signature: set_timesteps(n), then step(prediction, t, z_t, generator=...).prev_sample.
+    All share one signature: set_timesteps(sampler, n), then step(prediction, t, z_t, generator=...).prev_sample.
 
     Raises:
         InputError: unknown sampler or prediction type.

@@ -25,7 +25,7 @@ def test_data_without_depth_say_what_would_make_it():
 
 
 def test_relative_depth_spans_the_range_of_each_image():
-    """The target is relative: scale and shift of an image's inverse depth do not change it, and unknown stays unknown."""
+    """The target is relative: scale and shift of an image's inverse depth do not change it; unknown stays unknown."""
     depth = torch.rand(3, 5, 5, generator=torch.Generator().manual_seed(0))
     depth[:, 0, 0] = torch.nan
     scaled = relative_depth(depth)
