@@ -3,11 +3,11 @@
 The same network with one channel in and out compresses depth maps (supplement A, "Multi-Task Setup").
 """
 
+import itertools
 from typing import NamedTuple
 
 import torch
-from diffusers.configuration_utils import ConfigMixin, register_to_config
-from diffusers.models.modeling_utils import ModelMixin
+from diffusers.configuration_utils import register_to_config
 from jaxtyping import Float, Num
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from ..encodings import get_encoding
 from ..errors import InputError
 from ..profiles import Profile
+from .safetensors_model import SafetensorsModel
 
 # Stable Diffusion's own factor, with which the paper scales mask latents and image latents alike.
 PAPER_LATENT_SCALE = 0.18215
@@ -26,7 +27,9 @@ class LatentDistribution(NamedTuple):
     mean: Tensor
     logvar: Tensor
 
-    def sample(self, noise: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch channels height width"]:
+    def sample(
+        self, noise: Float[Tensor, "batch channels height width"]
+    ) -> Float[Tensor, "batch channels height width"]:
         """mean + std * noise; `noise` is standard normal and comes from the caller's generators."""
         return self.mean + (0.5 * self.logvar).exp() * noise
 
@@ -40,7 +43,7 @@ class ChannelLayerNorm(nn.LayerNorm):
 
 def _encoder(in_channels: int, channels: tuple[int, ...], latent_channels: int) -> nn.Sequential:
     layers: list[nn.Module] = [nn.Conv2d(in_channels, channels[0], 3, padding=1), nn.SiLU()]
-    for narrow, wide in zip(channels[:-1], channels[1:], strict=True):
+    for narrow, wide in itertools.pairwise(channels):
         layers += [
             nn.Conv2d(narrow, narrow, 3, padding=1),
             nn.Conv2d(narrow, wide, 3, stride=2, padding=1),
@@ -59,7 +62,7 @@ def _decoder(out_channels: int, width: int, latent_channels: int, num_upscalers:
     return nn.Sequential(*layers)
 
 
-class MaskAutoencoder(ModelMixin, ConfigMixin):
+class MaskAutoencoder(SafetensorsModel):
     """Id maps (or one continuous channel) to latents and back.
 
     Args:
@@ -70,8 +73,6 @@ class MaskAutoencoder(ModelMixin, ConfigMixin):
         num_upscalers: learned doublings in the decoder; `decode` with a size does the rest bilinearly.
         latent_scale: factor s on the mean latents, so that diffusion sees the noise-to-signal ratio it should.
     """
-
-    config_name = "config.json"
 
     @register_to_config
     def __init__(

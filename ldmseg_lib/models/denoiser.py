@@ -10,17 +10,16 @@ from typing import Any
 
 import torch
 from diffusers import UNet2DConditionModel
-from diffusers.configuration_utils import ConfigMixin, register_to_config
-from diffusers.models.modeling_utils import ModelMixin
+from diffusers.configuration_utils import register_to_config
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ..errors import InputError
 from ..profiles import Profile
-from .image_encoders import load_pretrained
+from .safetensors_model import SafetensorsModel, load_pretrained
 
 
-class Denoiser(ModelMixin, ConfigMixin):
+class Denoiser(SafetensorsModel):
     """A UNet with one token per task.
 
     Args:
@@ -29,10 +28,8 @@ class Denoiser(ModelMixin, ConfigMixin):
         tasks: names of the tasks, in the order of their tokens.
         latent_channels: channels of the mask latents.
         image_channels: channels of the image latents.
-        self_condition: whether an earlier estimate of z_0 was ever fed back in training; without it, sampling feeds none.
+        self_condition: whether an earlier estimate of z_0 was ever fed back in training; else sampling feeds none.
     """
-
-    config_name = "config.json"
 
     @register_to_config
     def __init__(
@@ -49,7 +46,7 @@ class Denoiser(ModelMixin, ConfigMixin):
         self.task_tokens = nn.Embedding(len(tasks), self.unet.config.cross_attention_dim)
         nn.init.normal_(self.task_tokens.weight, std=1.0)
 
-    def task_ids(self, tasks: Sequence[str]) -> Int[Tensor, "tasks"]:  # noqa: F821
+    def task_ids(self, tasks: Sequence[str]) -> Int[Tensor, "tasks"]:
         """The token numbers of `tasks`.
 
         Raises:
@@ -66,8 +63,8 @@ class Denoiser(ModelMixin, ConfigMixin):
         noisy: Float[Tensor, "batch latent_channels height width"],
         image_latents: Float[Tensor, "batch image_channels height width"],
         self_condition: Float[Tensor, "batch latent_channels height width"],
-        timesteps: Int[Tensor, "batch"],  # noqa: F821
-        task_ids: Int[Tensor, "batch"],  # noqa: F821
+        timesteps: Int[Tensor, "batch"],
+        task_ids: Int[Tensor, "batch"],
     ) -> Float[Tensor, "batch latent_channels height width"]:
         """The prediction at z_t: noise, z_0 or v, as the model was trained.
 
@@ -106,12 +103,23 @@ def _small_unet_config(profile: Profile, in_channels: int) -> dict[str, Any]:
         "down_block_types": down,
         "up_block_types": up,
         "block_out_channels": list(settings.channels),
-        "norm_num_groups": math.gcd(32, *settings.channels),
+        "norm_num_groups": _norm_groups(settings.channels),
         "layers_per_block": settings.layers_per_block,
         "cross_attention_dim": settings.task_dim,
         # diffusers calls the number of heads `attention_head_dim` when `num_attention_heads` is absent
         "attention_head_dim": [max(1, width // settings.head_dim) for width in settings.channels],
     }
+
+
+def _norm_groups(channels: Sequence[int]) -> int:
+    """As many of Stable Diffusion's 32 groups as fit the widths with at least two channels in each.
+
+    The time embedding is added channel by channel and then normalised: alone in its group it would vanish.
+    """
+    groups = math.gcd(32, *channels)
+    while groups > 1 and min(channels) < 2 * groups:
+        groups //= 2
+    return groups
 
 
 def build_denoiser(

@@ -8,8 +8,7 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL
-from diffusers.configuration_utils import ConfigMixin, register_to_config
-from diffusers.models.modeling_utils import ModelMixin
+from diffusers.configuration_utils import register_to_config
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -17,6 +16,7 @@ from transformers import Dinov2Config, Dinov2Model
 
 from ..errors import InputError
 from ..profiles import Profile
+from .safetensors_model import SafetensorsModel, load_pretrained
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -46,15 +46,13 @@ class _ResidualBlock(nn.Module):
         return x + self.layers(x)
 
 
-class SmallImageEncoder(ModelMixin, ConfigMixin):
+class SmallImageEncoder(SafetensorsModel):
     """A small convolutional encoder, trained with the denoiser: for the embedded scenes, where no weights exist.
 
     Args:
         channels: widths, multiples of 8; each halves the resolution.
         out_channels: channels of the feature map.
     """
-
-    config_name = "config.json"
 
     @register_to_config
     def __init__(self, *, channels: tuple[int, ...] = (48, 96), out_channels: int = 64) -> None:
@@ -73,14 +71,12 @@ class SmallImageEncoder(ModelMixin, ConfigMixin):
         return _resized(self.layers(images * 2 - 1), size)
 
 
-class SDVAEImageEncoder(ModelMixin, ConfigMixin):
+class SDVAEImageEncoder(SafetensorsModel):
     """Stable Diffusion's VAE encoder: the posterior mean of 2I - 1, scaled by 0.18215 (method section 4). Frozen.
 
     Args:
         vae_config: configuration of the AutoencoderKL; its decoder is not kept.
     """
-
-    config_name = "config.json"
 
     @register_to_config
     def __init__(self, *, vae_config: dict[str, Any] | None = None) -> None:
@@ -108,7 +104,7 @@ class SDVAEImageEncoder(ModelMixin, ConfigMixin):
         return _resized(moments.chunk(2, dim=1)[0] * self.scaling_factor, size)
 
 
-class ViTImageEncoder(ModelMixin, ConfigMixin):
+class ViTImageEncoder(SafetensorsModel):
     """Patch tokens of a DINOv2 vision transformer, projected to `out_channels` (method section 4).
 
     The paper names ViT-B/14 with DINOv2 weights and not how it is wired; here: the hidden state `layer`, the model's
@@ -122,8 +118,6 @@ class ViTImageEncoder(ModelMixin, ConfigMixin):
         layer: index into the hidden states; -1 is the last.
         train_backbone: let the transformer learn too.
     """
-
-    config_name = "config.json"
 
     @register_to_config
     def __init__(
@@ -183,7 +177,9 @@ def build_image_encoder(profile: Profile) -> ImageEncoder:
     if settings.kind == "small":
         return SmallImageEncoder(channels=settings.channels or (48, 96), out_channels=settings.out_channels)
     if settings.pretrained is None:
-        raise InputError(f"image_encoder.kind {settings.kind!r} needs weights: set image_encoder.pretrained to their folder")
+        raise InputError(
+            f"image_encoder.kind {settings.kind!r} needs weights; set image_encoder.pretrained to their folder"
+        )
     if settings.kind == "sd_vae":
         vae = load_pretrained(AutoencoderKL, settings.pretrained, subfolder="vae", key="image_encoder.pretrained")
         return SDVAEImageEncoder.from_vae(vae)
@@ -195,15 +191,3 @@ def build_image_encoder(profile: Profile) -> ImageEncoder:
         layer=-1 if settings.layer is None else settings.layer,
         train_backbone=settings.trainable,
     )
-
-
-def load_pretrained(kind: Any, source: str, *, key: str, subfolder: str = "") -> Any:
-    """`kind.from_pretrained(source)`, safetensors only, with an error that says where the weights are looked for."""
-    try:
-        return kind.from_pretrained(source, subfolder=subfolder, use_safetensors=True)
-    except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(
-            f"{kind.__name__} weights were not found at {source!r} ({reason}); download them with"
-            f" `hf download {source}` (HF_HOME names the cache), or set {key} to a folder that holds them"
-        ) from error

@@ -1,0 +1,207 @@
+"""The denoiser is Stable Diffusion's UNet with more input channels and a token for each task."""
+
+import dataclasses
+
+import pytest
+import torch
+from diffusers import UNet2DConditionModel
+from torch import nn
+
+from ldmseg_lib.errors import InputError
+from ldmseg_lib.models.denoiser import Denoiser, build_denoiser
+from ldmseg_lib.profiles import Profile
+
+# The UNet of CompVis/stable-diffusion-v1-4, as its config.json says.
+STABLE_DIFFUSION = {
+    "sample_size": 64,
+    "in_channels": 4,
+    "out_channels": 4,
+    "block_out_channels": [320, 640, 1280, 1280],
+    "layers_per_block": 2,
+    "cross_attention_dim": 768,
+    "attention_head_dim": 8,
+    "down_block_types": ["CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"],
+    "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"],
+}
+TINY = {
+    "sample_size": 8,
+    "in_channels": 4,
+    "out_channels": 4,
+    "block_out_channels": [32, 32],
+    "layers_per_block": 1,
+    "cross_attention_dim": 24,
+    "attention_head_dim": 2,
+    "down_block_types": ["CrossAttnDownBlock2D", "DownBlock2D"],
+    "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D"],
+}
+
+
+def count(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def with_denoiser(profile: Profile, **settings) -> Profile:
+    return dataclasses.replace(profile, denoiser=dataclasses.replace(profile.denoiser, **settings))
+
+
+@pytest.fixture(scope="module")
+def pretrained(tmp_path_factory, smoke_profile) -> tuple[UNet2DConditionModel, Profile]:
+    """A tiny UNet saved as Stable Diffusion's folder has it, and a profile that starts from it."""
+    torch.manual_seed(0)
+    unet = UNet2DConditionModel(**TINY).eval()
+    folder = tmp_path_factory.mktemp("sd")
+    unet.save_pretrained(folder / "unet")
+    shape = dict.fromkeys(("channels", "attention", "layers_per_block", "head_dim", "task_dim"))
+    return unet, with_denoiser(smoke_profile, pretrained=str(folder), train_time_embedding=False, **shape)
+
+
+@pytest.fixture(scope="module")
+def small(smoke_profile) -> Denoiser:
+    torch.manual_seed(0)
+    return build_denoiser(smoke_profile).eval()
+
+
+def inputs(channels: int, batch: int = 2, side: int = 8, seed: int = 0):
+    """Noisy latents, image latents, self-condition, timesteps."""
+    generator = torch.Generator().manual_seed(seed)
+    noisy, condition = torch.randn(2, batch, 4, side, side, generator=generator)
+    image = torch.randn(batch, channels, side, side, generator=generator)
+    return noisy, image, condition, torch.randint(1000, (batch,), generator=generator)
+
+
+@pytest.mark.parametrize("tasks", [("instance",), ("instance", "semantic"), ("instance", "semantic", "depth")])
+def test_parameters_of_the_paper_s_network(tasks):
+    """Method 7: Stable Diffusion's 859,520,964, 23,040 for eight more input channels, 768 a task."""
+    config = STABLE_DIFFUSION | {"in_channels": 12}
+    with torch.device("meta"):
+        denoiser = Denoiser(unet_config=config, tasks=list(tasks), latent_channels=4, image_channels=4)
+    assert count(denoiser) == 859_544_004 + 768 * len(tasks)
+    assert count(denoiser.unet.time_embedding) == 2_050_560
+
+
+@pytest.mark.parametrize(("channels", "parameters"), [(8, 815_544_964), (12, 815_556_484)])
+def test_parameters_without_cross_attention(channels, parameters):
+    """Method 3.1: the released single-task network, whose 16 blocks lack attn2 and its norm."""
+    with torch.device("meta"):
+        unet = UNet2DConditionModel.from_config(STABLE_DIFFUSION | {"in_channels": channels})
+    blocks = [module for module in unet.modules() if type(module).__name__ == "BasicTransformerBlock"]
+    for block in blocks:
+        block.attn2 = block.norm2 = None
+    assert len(blocks) == 16 and count(unet) == parameters
+
+
+def test_new_channels_do_nothing_at_first(pretrained):
+    """Zero columns: with any image and any self-condition, the answer is the original UNet's to its own token."""
+    unet, profile = pretrained
+    denoiser = build_denoiser(profile).eval()
+    noisy, image, condition, t = inputs(denoiser.config.image_channels)
+    task = denoiser.task_ids(["instance", "semantic"])
+    with torch.no_grad():
+        expected = unet(noisy, t, encoder_hidden_states=denoiser.task_tokens.weight[:, None]).sample
+        assert torch.equal(denoiser(noisy, 100 * image, 100 * condition, t, task), expected)
+
+
+def test_new_channels_learn(pretrained):
+    denoiser = build_denoiser(pretrained[1])
+    noisy, image, condition, t = inputs(denoiser.config.image_channels)
+    denoiser(noisy, image, condition, t, torch.tensor([0, 1])).square().mean().backward()
+    gradient = denoiser.unet.conv_in.weight.grad
+    assert (gradient[:, 4:].abs().sum((0, 2, 3)) > 0).all()
+
+
+def test_the_config_of_a_widened_network_says_so(pretrained, tmp_path):
+    """Trap 19: a network whose config kept the old number of channels could not be loaded again."""
+    denoiser = build_denoiser(pretrained[1]).eval()
+    denoiser.save_pretrained(tmp_path)
+    loaded = Denoiser.from_pretrained(tmp_path)
+    arguments = (*inputs(denoiser.config.image_channels), torch.tensor([1, 0]))
+    with torch.no_grad():
+        assert torch.equal(loaded(*arguments), denoiser(*arguments))
+    assert {path.suffix for path in tmp_path.iterdir()} == {".json", ".safetensors"}
+
+
+def test_the_time_embedding_is_frozen_where_the_profile_says_so(pretrained, small):
+    """Method 3.5: the MLP of the time embedding, not the blocks' own projections."""
+    denoiser = build_denoiser(pretrained[1])
+    frozen = {name for name, parameter in denoiser.named_parameters() if not parameter.requires_grad}
+    assert frozen == {f"unet.time_embedding.linear_{i}.{part}" for i in (1, 2) for part in ("weight", "bias")}
+    assert all(parameter.requires_grad for parameter in small.parameters())
+
+
+def test_the_task_token_changes_the_answer(small):
+    noisy, image, condition, t = inputs(small.config.image_channels)
+    with torch.no_grad():
+        instance, semantic = (small(noisy, image, condition, t, torch.tensor([k, k])) for k in (0, 1))
+        mixed = small(noisy, image, condition, t, torch.tensor([0, 1]))
+    assert not torch.allclose(instance, semantic, atol=1e-4)
+    assert torch.allclose(mixed[0], instance[0], atol=1e-5) and torch.allclose(mixed[1], semantic[1], atol=1e-5)
+
+
+def test_everything_that_conditions_it_changes_the_answer(small):
+    noisy, image, condition, t = inputs(small.config.image_channels)
+    task = torch.tensor([0, 0])
+    with torch.no_grad():
+        answer = small(noisy, image, condition, t, task)
+        for other in ((-noisy, image, condition, t), (noisy, -image, condition, t), (noisy, image, -condition, t)):
+            assert not torch.allclose(small(*other, task), answer, atol=1e-4)
+        assert not torch.allclose(small(noisy, image, condition, t // 2, task), answer, atol=1e-3)
+
+
+@pytest.mark.parametrize("channels", [(32, 32), (64, 128, 128), (24, 48), (8, 8), (40, 80)])
+def test_the_timestep_is_seen_at_any_width(smoke_profile, channels):
+    """Added to each channel, the time embedding would vanish in a normalisation of single channels."""
+    profile = with_denoiser(smoke_profile, channels=channels, attention=(False,) * len(channels), head_dim=8)
+    torch.manual_seed(0)
+    denoiser = build_denoiser(profile).eval()
+    noisy, image, condition, _ = inputs(denoiser.config.image_channels)
+    with torch.no_grad():
+        early, late = (denoiser(noisy, image, condition, torch.full((2,), t), torch.tensor([0, 0])) for t in (0, 999))
+    assert (early - late).abs().mean() > 1e-3
+
+
+def test_tasks_are_known_by_name(small):
+    assert small.task_ids(["semantic", "instance"]).tolist() == [1, 0]
+    with pytest.raises(InputError, match="no task 'depth'; it was trained for instance, semantic"):
+        small.task_ids(["instance", "depth"])
+
+
+def test_the_profile_gives_the_shape(smoke_profile, small):
+    config = small.unet.config
+    assert tuple(config.block_out_channels) == smoke_profile.denoiser.channels
+    assert config.cross_attention_dim == smoke_profile.denoiser.task_dim
+    image_channels = smoke_profile.image_encoder.out_channels
+    assert config.in_channels == 4 + image_channels + 4 and config.out_channels == 4
+    heads = [m.heads for m in small.modules() if type(m).__name__ == "Attention"]
+    width = smoke_profile.denoiser.channels[-1]
+    assert set(heads) == {width // smoke_profile.denoiser.head_dim}
+
+
+def test_attention_stands_where_the_profile_puts_it(small, smoke_profile):
+    for block, here in zip(small.unet.down_blocks, smoke_profile.denoiser.attention):
+        assert hasattr(block, "attentions") == here
+    for block, here in zip(small.unet.up_blocks, reversed(smoke_profile.denoiser.attention)):
+        assert hasattr(block, "attentions") == here
+
+
+def test_a_network_without_self_conditioning_says_so(smoke_profile):
+    never = dataclasses.replace(
+        smoke_profile, diffusion=dataclasses.replace(smoke_profile.diffusion, self_condition_probability=0.0)
+    )
+    assert build_denoiser(never).config.self_condition is False
+    assert build_denoiser(smoke_profile).config.self_condition is True
+
+
+def test_missing_weights_name_the_key_and_the_command(smoke_profile, tmp_path):
+    shape = dict.fromkeys(("channels", "attention", "layers_per_block", "head_dim", "task_dim"))
+    profile = with_denoiser(smoke_profile, pretrained=str(tmp_path), **shape)
+    with pytest.raises(InputError, match=r"denoiser\.pretrained") as error:
+        build_denoiser(profile)
+    assert f"hf download {tmp_path}" in str(error.value)
+
+
+def test_weights_that_lack_some_are_refused(pretrained, tmp_path):
+    unet, profile = pretrained
+    unet.save_pretrained(tmp_path / "unet")
+    UNet2DConditionModel(**TINY | {"layers_per_block": 2}).save_config(tmp_path / "unet")
+    with pytest.raises(InputError, match=r"denoiser\.pretrained"):
+        build_denoiser(with_denoiser(profile, pretrained=str(tmp_path)))
