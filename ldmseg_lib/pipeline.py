@@ -9,21 +9,20 @@ import numpy as np
 import torch
 from diffusers import DiffusionPipeline
 from jaxtyping import Bool, Float, Int
-from PIL import Image
 from safetensors import SafetensorError
 from torch import Tensor
 
+from .decoding import decode_latents, stuff_indices
 from .errors import InputError
+from .image_input import Picture, as_rgb, size_of, to_square
 from .inpainting import inpaint
 from .models.autoencoder import MaskAutoencoder
 from .models.denoiser import Denoiser
 from .models.image_encoders import ImageEncoder
 from .panoptic_output import PanopticOutput
-from .postprocess import assign_classes, instances_from_logits, semantic_from_logits
 from .sampling import Constraint, branch, one_each, sample_latents
 from .tasks import get_tasks
-
-Picture = Image.Image | np.ndarray | Tensor
+from .tiling import count_tiles, fill_batches, place_tiles
 
 
 @dataclass(frozen=True)
@@ -51,6 +50,8 @@ class LDMSegPipeline(DiffusionPipeline):
         sampler: the default sampler.
         threshold: the default of the softmax threshold (supplement A: 0.5).
         min_area: the default of the minimum area, in pixels of the image's own size (supplement A: 512).
+        tile_size: the default of the side in pixels of the tiles that an image is cut into, for a model trained on
+            crops; None: the whole image at once.
         trained_on_photographs: whether the training images were photographs.
     """
 
@@ -69,6 +70,7 @@ class LDMSegPipeline(DiffusionPipeline):
         sampler: str = "ddim",
         threshold: float = 0.5,
         min_area: int = 512,
+        tile_size: int | None = None,
         trained_on_photographs: bool = False,
     ) -> None:
         super().__init__()
@@ -85,6 +87,7 @@ class LDMSegPipeline(DiffusionPipeline):
             sampler=sampler,
             threshold=threshold,
             min_area=min_area,
+            tile_size=tile_size,
             trained_on_photographs=trained_on_photographs,
         )
 
@@ -114,7 +117,7 @@ class LDMSegPipeline(DiffusionPipeline):
     @property
     def stuff_indices(self) -> tuple[int, ...]:
         """Class indices of the stuff categories."""
-        return tuple(i for i, c in enumerate(self.config.categories, start=1) if not c.get("isthing", 1))
+        return stuff_indices(self.config.categories)
 
     @torch.no_grad()
     def encode_image(self, images: Picture | Sequence[Picture]) -> ImageFeatures:
@@ -130,10 +133,11 @@ class LDMSegPipeline(DiffusionPipeline):
         if not pictures:
             raise InputError("there is no image to encode; give at least one")
         side = self.config.image_size
-        tensors, sizes = zip(*(_to_square(picture, side) for picture in pictures), strict=True)
-        batch = torch.stack(tensors).to(self.device)
+        rgb = [as_rgb(picture) for picture in pictures]
+        batch = torch.stack([to_square(picture, side) for picture in rgb]).to(self.device)
         cells = side // self.autoencoder.factor
-        return ImageFeatures(self.image_encoder(batch, (cells, cells)).float(), list(sizes))
+        sizes = [(picture.height, picture.width) for picture in rgb]
+        return ImageFeatures(self.image_encoder(batch, (cells, cells)).float(), sizes)
 
     @torch.no_grad()
     def predict(
@@ -184,42 +188,76 @@ class LDMSegPipeline(DiffusionPipeline):
         )
         return by_task(latents)
 
+    def sample(
+        self,
+        images: Sequence[Picture],
+        *,
+        generators: Sequence[torch.Generator],
+        tile_size: int | None = None,
+        batch_size: int = 16,
+        tasks: Sequence[str] = ("instance", "semantic"),
+        on_estimate: Callable[[int, dict[str, Tensor]], None] | None = None,
+        **settings: Any,
+    ) -> dict[str, Float[Tensor, "tiles channels rows columns"]]:
+        """Clean latents of each task for `decode`: one entry an image, or one a tile, image after image.
+
+        Args:
+            images: as in `encode_image`.
+            generators: one an image; each tile's noise is drawn from its image's and its number.
+            tile_size: side in pixels of overlapping tiles (`tiling.place_tiles`); None: each image is one entry.
+            batch_size: entries at a time.
+            tasks: as in `predict`.
+            on_estimate: as in `predict`, for one batch after the other.
+            settings: the others of `predict`.
+        """
+        entries = list(images)
+        if tile_size is not None:
+            arrays = [np.asarray(as_rgb(image)) for image in images]
+            grids = [place_tiles(array.shape[:2], tile_size) for array in arrays]
+            streams = list(zip(generators, grids, strict=True))
+            generators = [g for stream, grid in streams for k in range(len(grid)) for g in branch([stream], "tile", k)]
+            entries = [tile for array, grid in zip(arrays, grids) for tile in grid.cut(array)]
+        parts = []
+        for start in range(0, len(entries), batch_size):
+            rows = slice(start, start + batch_size)
+            features = self.encode_image(entries[rows])
+            parts.append(
+                self.predict(features, generators=generators[rows], tasks=tasks, on_estimate=on_estimate, **settings)
+            )
+        return {task: torch.cat([part[task] for part in parts]) for task in tasks}
+
     @torch.no_grad()
     def decode(
         self,
         latents: Mapping[str, Tensor],
         sizes: Sequence[tuple[int, int]],
         *,
+        tile_size: int | None = None,
         threshold: float | None = None,
         min_area: int | None = None,
     ) -> PanopticOutput:
-        """Clean latents of each task (from `predict`) as maps of the given sizes (height, width)."""
-        threshold = self.config.threshold if threshold is None else threshold
-        min_area = self.config.min_area if min_area is None else min_area
-        tasks = {task.name: task for task in get_tasks(list(latents))}
-        output = PanopticOutput(categories=[dict(c) for c in self.config.categories])
-        num_classes = min(len(self.config.categories) + 1, self.num_ids)
-        for index, size in enumerate(sizes):
-            values = {
-                name: self._autoencoder(task.autoencoder).from_latents(latents[name][index : index + 1])[0]
-                for name, task in tasks.items()
-            }
-            semantic = instance = None
-            if "semantic" in values and num_classes > 1:
-                # channel 0, void, is no answer: it is no positive in training (method section 2.4)
-                semantic = semantic_from_logits(values["semantic"][1:num_classes], size=size) + 1
-            if "instance" in values:
-                instance = instances_from_logits(
-                    values["instance"], size=size, threshold=threshold, min_area=min_area
-                )
-            ids, classes = self._panoptic(instance, semantic, size)
-            output.ids.append(ids)
-            output.segments.append(self._segments(ids, classes))
-            output.instance_ids.append(_numpy(instance, size))
-            output.semantic.append(None if semantic is None else _numpy(semantic, size))
-            depth = values.get("depth")
-            output.depth.append(None if depth is None else _resized_depth(depth, size))
-        return output
+        """Clean latents of each task (from `predict` or `sample`) as maps of the given sizes (height, width).
+
+        Args:
+            latents: of each task, one entry an image or a tile.
+            sizes: of the images.
+            tile_size: that of `sample`.
+            threshold: instead of the pipeline's own; asked of each tile.
+            min_area: instead of the pipeline's own; asked of the whole image.
+
+        Raises:
+            InputError: there are not as many latents as images or tiles.
+        """
+        return decode_latents(
+            latents,
+            sizes,
+            tile_size=tile_size,
+            autoencoders={task.name: self._autoencoder(task.autoencoder) for task in get_tasks(list(latents))},
+            num_ids=self.num_ids,
+            categories=self.config.categories,
+            threshold=self.config.threshold if threshold is None else threshold,
+            min_area=self.config.min_area if min_area is None else min_area,
+        )
 
     def __call__(
         self,
@@ -231,6 +269,7 @@ class LDMSegPipeline(DiffusionPipeline):
         sampler: str | None = None,
         threshold: float | None = None,
         min_area: int | None = None,
+        tile_size: int | None = None,
         batch_size: int = 16,
     ) -> PanopticOutput:
         """Segment images of any size; results have the images' own sizes.
@@ -244,7 +283,8 @@ class LDMSegPipeline(DiffusionPipeline):
             sampler: instead of the pipeline's own.
             threshold: instead of the pipeline's own; 0 is arg max alone.
             min_area: instead of the pipeline's own, in pixels of the image's own size.
-            batch_size: images at a time.
+            tile_size: instead of the pipeline's own; 0 is the whole image at once.
+            batch_size: images, or tiles, at a time.
 
         Raises:
             InputError: an unknown task or sampler, a picture that is none.
@@ -252,19 +292,25 @@ class LDMSegPipeline(DiffusionPipeline):
         pictures = list(images) if isinstance(images, list | tuple) else [images]
         generators = one_each(generator, len(pictures))
         output = PanopticOutput(categories=[dict(c) for c in self.config.categories])
-        starts = range(0, len(pictures), batch_size)
-        with self.progress_bar(total=len(starts) * num_inference_steps) as bar:
-            for start in starts:
-                features = self.encode_image(pictures[start : start + batch_size])
-                latents = self.predict(
-                    features,
-                    num_inference_steps=num_inference_steps,
+        tile_size = (self.config.tile_size if tile_size is None else tile_size) or None
+        counts = [count_tiles(size_of(picture), tile_size) for picture in pictures]
+        groups = list(fill_batches(zip(pictures, generators, counts), lambda job: job[2], batch_size))
+        batches = sum(-(-sum(count for *_, count in group) // batch_size) for group in groups)
+        with self.progress_bar(total=batches * num_inference_steps) as bar:
+            for group in groups:
+                chosen = [picture for picture, _, _ in group]
+                latents = self.sample(
+                    chosen,
+                    generators=[stream for _, stream, _ in group],
+                    tile_size=tile_size,
+                    batch_size=batch_size,
                     tasks=tasks,
-                    generators=generators[start : start + batch_size],
+                    num_inference_steps=num_inference_steps,
                     sampler=sampler,
                     callback=lambda *_: bar.update(),
                 )
-                output.extend(self.decode(latents, features.sizes, threshold=threshold, min_area=min_area))
+                sizes = [size_of(picture) for picture in chosen]
+                output.extend(self.decode(latents, sizes, tile_size=tile_size, threshold=threshold, min_area=min_area))
         return output
 
     @torch.no_grad()
@@ -330,70 +376,3 @@ class LDMSegPipeline(DiffusionPipeline):
         if chosen is None:
             raise InputError("this pipeline has no depth autoencoder; train the depth task with notebook 08")
         return chosen
-
-    def _panoptic(
-        self, instance: Tensor | None, semantic: Tensor | None, size: tuple[int, int]
-    ) -> tuple[np.ndarray, dict[int, int | None]]:
-        if instance is None:
-            return np.zeros(size, np.int32), {}
-        if semantic is None:
-            ids = _numpy(instance, size)
-            return ids, dict.fromkeys((int(i) for i in np.unique(ids) if i), None)
-        ids, classes = assign_classes(
-            instance,
-            semantic,
-            num_ids=self.num_ids,
-            num_classes=len(self.config.categories) + 1,
-            stuff_ids=self.stuff_indices,
-        )
-        return _numpy(ids, size), dict(classes)
-
-    def _segments(self, ids: np.ndarray, classes: Mapping[int, int | None]) -> list[dict[str, Any]]:
-        areas = np.bincount(ids.ravel(), minlength=1)
-        segments = []
-        for segment_id, index in sorted(classes.items()):
-            category = {} if index is None else self.config.categories[index - 1]
-            segments.append(
-                {
-                    "id": int(segment_id),
-                    "category_id": category.get("id"),
-                    "isthing": category.get("isthing"),
-                    "area": int(areas[segment_id]),
-                }
-            )
-        return segments
-
-
-def _to_square(picture: Picture, side: int) -> tuple[Tensor, tuple[int, int]]:
-    """A picture as float [3, side, side] in [0, 1], by antialiased bicubic resizing, and its size (height, width)."""
-    if isinstance(picture, Tensor):
-        if picture.dim() != 3 or picture.shape[0] != 3 or not picture.is_floating_point() or not picture.numel():
-            raise InputError(
-                f"an image tensor must be float [3, height, width] in [0, 1], not {picture.dtype} {list(picture.shape)}"
-            )
-        low, high = picture.min().item(), picture.max().item()
-        # resizing overshoots a little; more than this is another scale, such as [-1, 1] or 0..255
-        if not (low >= -0.5 and high <= 1.5):
-            raise InputError(f"an image tensor must lie in [0, 1], not from {low:.3g} to {high:.3g}")
-        picture = (picture.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
-    if isinstance(picture, np.ndarray):
-        shape_fits = picture.ndim == 2 or (picture.ndim == 3 and picture.shape[2] in (3, 4))
-        if picture.dtype != np.uint8 or not shape_fits or not picture.size:
-            raise InputError(f"an image array must be uint8 [height, width, 3], not {picture.dtype} {picture.shape}")
-        picture = Image.fromarray(picture)
-    if not isinstance(picture, Image.Image):
-        raise InputError(f"an image must be a PIL image, an array or a tensor, not {type(picture).__name__}")
-    rgb = picture.convert("RGB")
-    size = (rgb.height, rgb.width)
-    if size != (side, side):
-        rgb = rgb.resize((side, side), Image.Resampling.BICUBIC)
-    return torch.from_numpy(np.array(rgb)).permute(2, 0, 1).float() / 255, size
-
-
-def _numpy(ids: Tensor | None, size: tuple[int, int]) -> np.ndarray:
-    return np.zeros(size, np.int32) if ids is None else ids.cpu().numpy().astype(np.int32)
-
-
-def _resized_depth(depth: Tensor, size: tuple[int, int]) -> np.ndarray:
-    whole = torch.nn.functional.interpolate(depth[None].float(), size=size, mode="bilinear", align_corners=False)
-    return whole[0, 0].cpu().numpy()

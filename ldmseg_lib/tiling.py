@@ -138,6 +138,11 @@ def place_tiles(size: tuple[int, int], tile_size: int, *, overlap: int | None = 
     return TileGrid((int(size[0]), int(size[1])), tile_size, tops, lefts)
 
 
+def count_tiles(size: tuple[int, int], tile_size: int | None) -> int:
+    """How many tiles an image of `size` (height, width) has; 1 with tile_size None, the whole image at once."""
+    return 1 if tile_size is None else len(place_tiles(size, tile_size))
+
+
 def fill_batches(items: Iterable[Item], count: Callable[[Item], int], limit: int) -> Iterator[list[Item]]:
     """Consecutive items in groups whose counts add up to at most `limit`; an item beyond the limit is alone."""
     group: list[Item] = []

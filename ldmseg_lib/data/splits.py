@@ -40,3 +40,24 @@ def validation_split(
         id_order=data.id_order,
         max_images=max_images,
     )
+
+
+def validation_crops(
+    profile: Profile, root: str | Path, *, seed: int = 0, max_images: int | None = None
+) -> PanopticDataset:
+    """What a network trained on crops sees of the validation images: each one's central crop, unaugmented.
+
+    For judging what an autoencoder makes of its own inputs; where the profile crops nothing, these are whole images.
+    """
+    data = profile.data
+    return PanopticDataset(
+        root,
+        "val",
+        image_size=data.image_size,
+        crop_size=data.crop_size,
+        num_ids=data.num_ids,
+        seed=seed,
+        unlabelled=data.unlabelled,
+        id_order=data.id_order,
+        max_images=max_images,
+    )

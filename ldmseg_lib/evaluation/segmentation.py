@@ -12,6 +12,7 @@ from tqdm.auto import tqdm
 from ..data.panoptic import GroundTruth, PanopticDataset
 from ..pipeline import LDMSegPipeline, PanopticOutput
 from ..randomness import torch_generator
+from ..tiling import count_tiles, fill_batches
 from .panoptic_quality import PanopticQuality
 from .semantic_iou import SemanticIoU
 
@@ -67,12 +68,25 @@ def semantic_map(truth: GroundTruth, class_index: Mapping[int, int]) -> np.ndarr
 
 @dataclass
 class Sampled:
-    """Clean latents of a group of images, with what is needed to decode and to judge them."""
+    """Clean latents of a group of images, one entry an image or a tile, with what it takes to decode and judge them."""
 
     truths: list[GroundTruth]
     latents: dict[str, Tensor]
     sizes: list[tuple[int, int]]
     estimates: list[dict[str, Tensor]] = field(default_factory=list)  # after each step, if asked for
+    tile_size: int | None = None
+
+    def decode(
+        self, pipeline: LDMSegPipeline, cleaning: Cleaning, latents: Mapping[str, Tensor] | None = None
+    ) -> PanopticOutput:
+        """The maps of these images, from their clean latents or from other ones, such as an entry of `estimates`."""
+        return pipeline.decode(
+            self.latents if latents is None else latents,
+            self.sizes,
+            tile_size=self.tile_size,
+            threshold=cleaning.threshold,
+            min_area=cleaning.min_area,
+        )
 
 
 def sample_split(
@@ -84,26 +98,38 @@ def sample_split(
     batch_size: int,
     tasks: Sequence[str] = ("instance", "semantic"),
     sampler: str | None = None,
+    tile_size: int | None = None,
     indices: Sequence[int] | None = None,
     keep_estimates: bool = False,
     progress: bool = True,
 ) -> Iterator[Sampled]:
-    """Sample the images of a split, batch by batch. Each image's noise comes from (seed, image id) alone."""
+    """Sample the images of a split, batch by batch. Each image's noise comes from (seed, image id) alone.
+
+    Args:
+        batch_size: images, or tiles, at a time.
+        tile_size: side in pixels of the overlapping tiles that images are cut into; None: each image at once.
+        indices: of the images; None: all.
+        keep_estimates: keep the estimate of z_0 after each step.
+    """
     indices = range(len(dataset)) if indices is None else indices
-    starts = range(0, len(indices), batch_size)
-    for start in tqdm(starts, desc=f"{num_inference_steps} steps", unit="batch", disable=not progress):
-        truths = [dataset.ground_truth(i) for i in indices[start : start + batch_size]]
-        features = pipeline.encode_image([truth.image for truth in truths])
-        estimates: list[dict[str, Tensor]] = []
-        latents = pipeline.predict(
-            features,
-            num_inference_steps=num_inference_steps,
-            tasks=tasks,
-            generators=[torch_generator(seed, "sample", truth.image_id) for truth in truths],
-            sampler=sampler,
-            on_estimate=(lambda _, latents: estimates.append(latents)) if keep_estimates else None,
-        )
-        yield Sampled(truths, latents, features.sizes, estimates)
+    truths = (dataset.ground_truth(i) for i in indices)
+    groups = fill_batches(truths, lambda truth: count_tiles(truth.ids.shape, tile_size), batch_size)
+    with tqdm(total=len(indices), desc=f"{num_inference_steps} steps", unit="image", disable=not progress) as bar:
+        for group in groups:
+            steps: list[list[dict[str, Tensor]]] = [[] for _ in range(num_inference_steps if keep_estimates else 0)]
+            latents = pipeline.sample(
+                [truth.image for truth in group],
+                generators=[torch_generator(seed, "sample", truth.image_id) for truth in group],
+                tile_size=tile_size,
+                batch_size=batch_size,
+                tasks=tasks,
+                num_inference_steps=num_inference_steps,
+                sampler=sampler,
+                on_estimate=(lambda step, part, kept=steps: kept[step].append(part)) if keep_estimates else None,
+            )
+            estimates = [{task: torch.cat([part[task] for part in parts]) for task in tasks} for parts in steps]
+            yield Sampled(group, latents, [truth.ids.shape for truth in group], estimates, tile_size)
+            bar.update(len(group))
 
 
 def evaluate_segmentation(
@@ -115,8 +141,11 @@ def evaluate_segmentation(
     batch_size: int,
     cleanings: Mapping[str, Cleaning],
     sampler: str | None = None,
+    tile_size: int | None = None,
 ) -> tuple[dict[str, dict[str, Any]], dict[str, PanopticOutput]]:
     """Scores of every way of cleaning, all from the same samples, and the predictions themselves.
+
+    Arguments are those of `sample_split`; the minimum area is asked of whole images, the threshold of each tile.
 
     Returns:
         ({name: scores as `SegmentationScores.compute`}, {name: predictions in the data set's order}).
@@ -130,11 +159,10 @@ def evaluate_segmentation(
         num_inference_steps=num_inference_steps,
         batch_size=batch_size,
         sampler=sampler,
+        tile_size=tile_size,
     ):
         for name, cleaning in cleanings.items():
-            output = pipeline.decode(
-                group.latents, group.sizes, threshold=cleaning.threshold, min_area=cleaning.min_area
-            )
+            output = group.decode(pipeline, cleaning)
             for index, truth in enumerate(group.truths):
                 scores[name].update(truth, output, index)
             outputs[name].extend(output)
