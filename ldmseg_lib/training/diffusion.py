@@ -137,6 +137,7 @@ def build_pipeline(
         sampler=profile.evaluation.sampler,
         threshold=profile.evaluation.threshold,
         min_area=profile.evaluation.min_area,
+        tile_size=profile.evaluation.tile_size,
         trained_on_photographs=trained_on_photographs,
     )
 
