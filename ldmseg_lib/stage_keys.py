@@ -31,12 +31,13 @@ class Stage:
     inputs: tuple[str, ...] = ()  # stages whose files it reads
     sections: tuple[str, ...] = ()  # sections of the profile, or single settings, that its computation reads
     modules: tuple[str, ...] = ()  # modules in its key beside those that the notebook imports to compute with
+    gathers: bool = False  # takes of its inputs those that are finished, and asks for none
     optional: bool = False  # runs when asked for by name, not in a whole reproduction
 
 
 def _registry(*stages: Stage, last: Stage) -> dict[str, Stage]:
     everything = tuple(stage.name for stage in stages if not stage.optional)
-    return {stage.name: stage for stage in (*stages, dataclasses.replace(last, inputs=everything))}
+    return {stage.name: stage for stage in (*stages, dataclasses.replace(last, inputs=everything, gathers=True))}
 
 
 _MODEL = ("data", "autoencoder", "denoiser", "image_encoder", "diffusion")
@@ -130,7 +131,7 @@ def chosen_stages(notebooks: str = "") -> list[str]:
     present = [name for name in STAGES if (paths.NOTEBOOKS / f"{name}.ipynb").exists()]
     asked = [find_stage(part.strip()).name for part in notebooks.split(",") if part.strip()]
     chosen = asked or [name for name in present if not STAGES[name].optional]
-    needed = {other for name in chosen for other in (name, *ancestors(name))}
+    needed = {other for name in chosen for other in (name, *([] if STAGES[name].gathers else ancestors(name)))}
     return [name for name in present if name in needed]
 
 

@@ -41,6 +41,9 @@ from .stage_keys import (
 
 __all__ = ["PARAMETERS", "STAGES", "Stage", "StageRun", "open_stage", "stage_key", "stage_keys"]
 
+# What `compute` returned, until `finish` puts it into result.json: a figure that fails costs no computation.
+_COMPUTED = "computed.json"
+
 PARAMETERS = ("profile", "data_root", "run_dir", "seed", "overrides")
 
 
@@ -119,9 +122,16 @@ class StageRun:
         if self.result is not None:
             print(f"{self.name}: loaded the result of {self.result['date']} ({self.result['seconds']:.0f} s of work)")
             return self.result["metrics"]
-        start = time.perf_counter()
-        metrics = _plain(function(self, *args))
-        self._computed = metrics, time.perf_counter() - start
+        kept = self.folder / _COMPUTED
+        if kept.exists():
+            print(f"{self.name}: loaded what was computed before a later cell of the notebook failed")
+            metrics, seconds = files.read_json(kept)
+            self._computed = metrics, seconds
+        else:
+            start = time.perf_counter()
+            metrics = _plain(function(self, *args))
+            self._computed = metrics, time.perf_counter() - start
+            files.write_json(kept, list(self._computed))
         return metrics
 
     def finish(self, metrics: Mapping[str, Any] | None = None, *, weights: str | None = None) -> None:
@@ -138,6 +148,7 @@ class StageRun:
             self._write(self.record(written) | {"weights": weights or written.get("weights")})
         elif metrics is not None and _plain(metrics) != self.result["metrics"]:
             self._write(self.result | {"metrics": _plain(metrics)})
+        (self.folder / _COMPUTED).unlink(missing_ok=True)
         sync(self.run_dir, self.name, self._keys[self.name])
         self._lock.release()
 
@@ -179,7 +190,7 @@ class StageRun:
             files.write_json(mark, self._keys[self.name].ingredients)
         if sync(self.run_dir, self.name, self._keys[self.name]):
             self.result = read_result(self.run_dir, self.name)
-        else:
+        elif not self.stage.gathers:
             for needed in self.stage.inputs:
                 self.input(needed)
 

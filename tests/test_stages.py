@@ -330,6 +330,21 @@ def test_a_result_says_all_about_itself(tmp_path: Path) -> None:
     assert record["date"].endswith("+00:00")
 
 
+def test_a_figure_that_fails_after_the_computation_costs_no_computation(tmp_path: Path) -> None:
+    opened("01", tmp_path).compute(lambda stage: {"scenes": 4})
+    again = opened("01", tmp_path)
+    assert again.result is None and again.compute(pytest.fail) == {"scenes": 4}
+    again.finish()
+    assert opened("01", tmp_path).result["metrics"] == {"scenes": 4}
+
+
+def test_the_last_notebook_takes_what_is_finished_and_asks_for_nothing(tmp_path: Path) -> None:
+    finish("01", tmp_path)
+    stage = opened(LAST, tmp_path)
+    stage.finish({"stages": ["01_dataset"]})
+    assert stages.chosen_stages(f"01,{LAST}") == ["01_dataset", LAST]
+
+
 def test_a_stage_without_a_result_cannot_be_finished(tmp_path: Path) -> None:
     with pytest.raises(StageError, match="call compute"):
         opened("01", tmp_path).finish()
