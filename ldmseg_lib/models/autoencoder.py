@@ -15,7 +15,9 @@ from torch.nn import functional as F
 from ..encodings import get_encoding
 from ..errors import InputError
 from ..profiles import Profile
-from .safetensors_model import SafetensorsModel
+
+# diffusers looks for ModelMixin in the module of a part, to know how a pipeline loads it
+from .safetensors_model import ModelMixin, SafetensorsModel  # noqa: F401
 
 # Stable Diffusion's own factor, with which the paper scales mask latents and image latents alike.
 PAPER_LATENT_SCALE = 0.18215

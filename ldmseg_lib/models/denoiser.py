@@ -16,7 +16,9 @@ from torch import Tensor, nn
 
 from ..errors import InputError
 from ..profiles import Profile
-from .safetensors_model import SafetensorsModel, load_pretrained
+
+# diffusers looks for ModelMixin in the module of a part, to know how a pipeline loads it
+from .safetensors_model import ModelMixin, SafetensorsModel, load_pretrained  # noqa: F401
 
 
 class Denoiser(SafetensorsModel):

@@ -16,7 +16,9 @@ from transformers import Dinov2Config, Dinov2Model
 
 from ..errors import InputError
 from ..profiles import Profile
-from .safetensors_model import SafetensorsModel, load_pretrained
+
+# diffusers looks for ModelMixin in the module of a part, to know how a pipeline loads it
+from .safetensors_model import ModelMixin, SafetensorsModel, load_pretrained  # noqa: F401
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
