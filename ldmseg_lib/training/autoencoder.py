@@ -9,11 +9,12 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from ..data.panoptic import PanopticDataset, collate
+from ..errors import InputError
 from ..losses import point_cross_entropy, point_mask_losses, segment_index
 from ..models.autoencoder import MaskAutoencoder, build_autoencoder
 from ..profiles import Profile
 from ..randomness import torch_generator
-from .loop import TrainingRecord, train
+from .loop import TrainingRecord, seen_settings, train
 
 
 class AutoencoderObjective(nn.Module):
@@ -83,8 +84,18 @@ def train_autoencoder(
     """Train the profile's autoencoder on `dataset` and save it to `folder`/autoencoder.
 
     Its latent scale is the profile's, or else 1 / std of the training latents, which then have unit variance.
+
+    Raises:
+        InputError: semantic maps are to be learned and there are more classes than ids.
+        CheckpointError: as `ldmseg_lib.training.loop.train`.
     """
     settings = profile.autoencoder
+    classes = getattr(dataset, "num_classes", 0)
+    if settings.semantic_fraction > 0 and classes >= profile.data.num_ids:
+        raise InputError(
+            f"the data set has {classes} classes, for which data.num_ids {profile.data.num_ids} is too few; set it to"
+            f" at least {classes + 1}, or autoencoder.semantic_fraction to 0"
+        )
     torch.manual_seed(seed)
     autoencoder = build_autoencoder(profile)
     objective = AutoencoderObjective(
@@ -99,6 +110,7 @@ def train_autoencoder(
         collate=collate,
         workers=profile.data.workers,
         title="mask autoencoder",
+        identity=seen_settings(profile, "autoencoder"),
         on_log=on_log,
     )
     autoencoder.eval()

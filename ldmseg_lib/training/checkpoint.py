@@ -34,17 +34,23 @@ def _digest(path: Path) -> str:
 
 def flatten_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """The tensors of an optimiser's state as "state/<index>/<name>"; its settings are the profile's and not stored."""
-    state = optimizer.state_dict()["state"]
     return {
-        f"state/{index}/{name}": torch.as_tensor(value) for index, entry in state.items() for name, value in entry.items()
+        f"state/{index}/{name}": torch.as_tensor(value)
+        for index, entry in optimizer.state_dict()["state"].items()
+        for name, value in entry.items()
     }
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Put back what `flatten_optimizer` took."""
+    """Put back what `flatten_optimizer` took, each tensor laid out in memory as its parameter is."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         _, index, name = key.split("/")
+        if value.ndim:
+            # files hold plain layouts; fused optimisers walk through memory and would pair channels-last parameters
+            # with other elements' moments
+            value = torch.empty_like(parameters[int(index)], dtype=value.dtype).copy_(value)
         state.setdefault(int(index), {})[name] = value
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
@@ -109,21 +115,25 @@ class CheckpointFolder:
             if final.exists():
                 shutil.rmtree(final)
             os.replace(aside, final)
-        except (OSError, SafetensorError) as error:
+        except (OSError, ValueError, SafetensorError) as error:
             shutil.rmtree(aside, ignore_errors=True)
             last = f"the last good one is {self._path(self.steps()[-1])}" if self.steps() else "there is none before it"
             raise CheckpointError(f"{final}: the checkpoint could not be written ({error}); {last}") from error
-        for old in self.steps()[: -self.keep]:
+        # later ones are damaged: the training went on from one before them
+        steps = [other for other in self.steps() if other <= step]
+        for old in {*self.steps()} - {*steps[-max(1, self.keep) :]}:
             shutil.rmtree(self._path(old), ignore_errors=True)
         return final
 
     def load(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]] | None:
         """The newest whole checkpoint as (parts, state), or None. A damaged one is passed over, with a warning."""
-        for step in reversed(self.steps()):
+        steps = self.steps()
+        for place, step in reversed(list(enumerate(steps))):
             try:
                 return self._read(self._path(step))
             except CheckpointError as error:
-                warnings.warn(f"{error}; the checkpoint before it is used", stacklevel=2)
+                before = "the checkpoint before it is used" if place else "there is none before it: all begins anew"
+                warnings.warn(f"{error}; {before}", stacklevel=2)
         return None
 
     def _read(self, path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
@@ -149,13 +159,16 @@ def load_part(module: nn.Module, tensors: Mapping[str, Tensor], *, what: str) ->
         CheckpointError: names or shapes differ; the message names the first difference and says what was loaded.
     """
     own = module.state_dict()
-    for name in own.keys() | tensors.keys():
+    for name in sorted(own.keys() | tensors.keys()):
         if name not in tensors or name not in own:
             side = "lacks" if name not in tensors else "has an unknown"
-            raise CheckpointError(f"{what}: the checkpoint {side} tensor {name!r}; it belongs to another model or profile")
-        if own[name].shape != tensors[name].shape:
             raise CheckpointError(
-                f"{what}: tensor {name!r} is {tuple(tensors[name].shape)} in the checkpoint and {tuple(own[name].shape)}"
-                " in the model; it belongs to another profile"
+                f"{what}: the checkpoint {side} tensor {name!r}; it belongs to another model or profile"
+            )
+        theirs, ours = tuple(tensors[name].shape), tuple(own[name].shape)
+        if theirs != ours:
+            raise CheckpointError(
+                f"{what}: tensor {name!r} is {theirs} in the checkpoint and {ours} in the model; it belongs to another"
+                " profile"
             )
     module.load_state_dict(dict(tensors))

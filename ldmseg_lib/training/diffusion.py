@@ -20,7 +20,7 @@ from ..profiles import DiffusionProfile, Profile
 from ..randomness import torch_generator
 from ..schedulers import NoiseSchedule
 from ..tasks import get_tasks, known_cells
-from .loop import TrainingRecord, train
+from .loop import TrainingRecord, seen_settings, train
 
 
 class DiffusionObjective(nn.Module):
@@ -174,6 +174,7 @@ def train_diffusion(
         collate=collate,
         workers=profile.data.workers,
         title="latent diffusion",
+        identity=seen_settings(profile, "diffusion", "denoiser", "image_encoder"),
         on_log=on_log,
     )
 

@@ -1,7 +1,7 @@
 """The one training loop. What is trained is an objective: a module whose forward pass returns the loss of a batch.
 
 The loop knows nothing of masks or diffusion. It brings: batches that are the same whatever the number of processes,
-accumulation, mixed precision, clipping, warm-up and cosine, EMA, a progress bar, a metrics file, checkpoints and resume.
+accumulation, mixed precision, clipping, warm-up and cosine, EMA, a progress bar, a metrics file, checkpoints, resume.
 """
 
 import contextlib
@@ -10,21 +10,22 @@ import math
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, InputError
 from ..files import write_text
-from ..profiles import TrainingProfile
+from ..profiles import Profile, TrainingProfile
 from ..randomness import torch_generator
 from .checkpoint import (
     CheckpointFolder,
@@ -34,6 +35,7 @@ from .checkpoint import (
     restore_optimizer,
     restore_random_states,
 )
+from .epoch_stream import EpochStream
 
 # The exit code of a run that was asked to stop and can go on: EX_TEMPFAIL, which batch systems take as "retry".
 EXIT_RESUMABLE = 75
@@ -65,57 +67,10 @@ class TrainingRecord:
     parameters: int  # that learned
 
 
-class EpochStream:
-    """Batches of (index, visit) for one process: every image once an epoch, a new order each epoch.
-
-    The stream is the concatenation of the epochs' permutations, cut into effective batches; process r of n takes the
-    r-th part of each. A position is a number of steps, so nothing needs to be stored to go on.
-    """
-
-    def __init__(
-        self,
-        length: int,
-        *,
-        batch_size: int,
-        micro_batch_size: int,
-        steps: int,
-        start: int = 0,
-        seed: int = 0,
-        rank: int = 0,
-        processes: int = 1,
-    ) -> None:
-        if batch_size % (processes * micro_batch_size):
-            raise CheckpointError(
-                f"a batch of {batch_size} does not divide into {processes} processes of micro-batches of"
-                f" {micro_batch_size}; change training.batch_size or training.micro_batch_size"
-            )
-        self.length, self.batch_size, self.micro_batch_size = length, batch_size, micro_batch_size
-        self.steps, self.start, self.seed, self.rank, self.processes = steps, start, seed, rank, processes
-
-    def __len__(self) -> int:
-        return (self.steps - self.start) * self.batch_size // (self.processes * self.micro_batch_size)
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        orders: dict[int, list[int]] = {}
-        share = self.batch_size // self.processes
-        for step in range(self.start, self.steps):
-            first = step * self.batch_size + self.rank * share
-            places = []
-            for position in range(first, first + share):
-                epoch, place = divmod(position, self.length)
-                if epoch not in orders:
-                    generator = torch_generator(self.seed, "epoch order", epoch)
-                    orders = {**{k: v for k, v in orders.items() if k >= epoch - 1}}
-                    orders[epoch] = torch.randperm(self.length, generator=generator).tolist()
-                places.append((orders[epoch][place], epoch))
-            for cut in range(0, share, self.micro_batch_size):
-                yield places[cut : cut + self.micro_batch_size]
-
-
 def learning_rate(settings: TrainingProfile, step: int) -> float:
     """Linear warm-up from 0, then a cosine from `learning_rate` to `final_learning_rate` at the last step."""
     warm = min(1.0, (step + 1) / max(1, settings.warmup_steps))
-    progress = max(0.0, (step - settings.warmup_steps) / max(1, settings.steps - settings.warmup_steps))
+    progress = max(0.0, (step - settings.warmup_steps) / max(1, settings.steps - 1 - settings.warmup_steps))
     cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
     return warm * (settings.final_learning_rate + (settings.learning_rate - settings.final_learning_rate) * cosine)
 
@@ -125,7 +80,8 @@ def _optimizer(module: nn.Module, settings: TrainingProfile) -> torch.optim.Adam
     decayed = [p for p in learned if settings.decay_norms or p.ndim > 1]
     kept = [p for p in learned if not (settings.decay_norms or p.ndim > 1)]
     groups = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": kept, "weight_decay": 0.0}]
-    return torch.optim.AdamW([g for g in groups if g["params"]], lr=settings.learning_rate, betas=(0.9, 0.999), fused=True)
+    groups = [group for group in groups if group["params"]]
+    return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(0.9, 0.999), fused=True)
 
 
 class MetricsFile:
@@ -173,6 +129,7 @@ def train(
     collate: Callable[[list], dict[str, Any]],
     workers: int = 0,
     title: str = "training",
+    identity: Mapping[str, Any] | None = None,
     on_log: Callable[[Mapping[str, float]], None] | None = None,
 ) -> tuple[TrainingRecord, EMAModel | None]:
     """Train `objective.trained` for `settings.steps` steps, going on from the newest checkpoint in `folder`.
@@ -186,6 +143,7 @@ def train(
         collate: samples to a batch; tensors in it are moved to the device.
         workers: loader processes.
         title: shown on the progress bar.
+        identity: what else, besides `settings`, a checkpoint must agree with to be gone on from, as JSON values.
         on_log: called every `log_every` steps with what goes to metrics.jsonl, on the main process.
 
     Returns:
@@ -193,9 +151,13 @@ def train(
 
     Raises:
         CheckpointError: the folder's checkpoints belong to other settings, or one cannot be written.
+        ProfileError: the batch does not divide into processes and micro-batches.
+        InputError: the loss is no longer finite; the last checkpoint is from before.
     """
     folder = Path(folder)
     precision = {"fp32": "no"}.get(settings.precision, settings.precision)
+    # it remembers the precision of the process's first training and refuses another
+    AcceleratorState._reset_state()
     accelerator = Accelerator(mixed_precision=precision)
     # convolutions run faster on channels-last tensors, on CPUs and GPUs alike
     objective.to(memory_format=torch.channels_last)
@@ -203,8 +165,8 @@ def train(
     ema = EMAModel(parameters, decay=settings.ema_decay, foreach=True) if settings.ema_decay else None
     optimizer = _optimizer(objective.trained, settings)
     checkpoints = CheckpointFolder(folder / "checkpoints", keep=settings.keep_checkpoints)
-    identity = {"seed": seed, "title": title, "images": len(dataset), **asdict(settings)}
-    state = _resume(checkpoints, identity, objective.trained, optimizer, ema)
+    own = {"seed": seed, "title": title, "images": len(dataset), **asdict(settings), **_flat(identity or {})}
+    state = _resume(checkpoints, own, objective.trained, optimizer, ema)
     start, seconds = state["step"], state["seconds"]
 
     model, optimizer = accelerator.prepare(objective, optimizer)
@@ -225,9 +187,8 @@ def train(
         processes=processes,
     )
     # an own generator: the loader would otherwise draw from the global one
-    loader = DataLoader(
-        dataset, batch_sampler=stream, collate_fn=collate, num_workers=workers, generator=torch_generator(seed, "loader")
-    )
+    own_stream = torch_generator(seed, "loader")
+    loader = DataLoader(dataset, batch_sampler=stream, collate_fn=collate, num_workers=workers, generator=own_stream)
     batches = iter(loader)
     accumulation = settings.batch_size // (micro * processes)
     main = accelerator.is_main_process
@@ -242,7 +203,7 @@ def train(
             if ema is not None:
                 parts["ema"] = {str(i): p for i, p in enumerate(ema.shadow_params)}
             scaler = accelerator.scaler.state_dict() if accelerator.scaler is not None else None
-            checkpoints.save(step, parts, {"identity": identity, "seconds": seconds, "scaler": scaler, "last": last})
+            checkpoints.save(step, parts, {"identity": own, "seconds": seconds, "scaler": scaler, "last": last})
         accelerator.wait_for_everyone()
 
     model.train()
@@ -256,7 +217,7 @@ def train(
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(settings, step)
             micros = [_to_device(next(batches), accelerator.device) for _ in range(accumulation)]
-            totals = _totals(objective, micros, accelerator)
+            totals, stop_anywhere = _totals(objective, micros, accelerator, stop.asked)
             for number, batch in enumerate(micros):
                 last_micro = number == accumulation - 1
                 with contextlib.nullcontext() if last_micro else accelerator.no_sync(model):
@@ -278,16 +239,22 @@ def train(
                 rate = steps_in_window * settings.batch_size / (now - window_began)
                 last = _window_means(window, steps_in_window, accelerator)
                 window, window_began = {}, now
+                _require_finite(last["loss"], title, done)
                 if main:
-                    entry = {"step": done, **last, "learning_rate": optimizer.param_groups[0]["lr"], "images_per_second": rate}
+                    entry = {"step": done, **last, "learning_rate": optimizer.param_groups[0]["lr"]}
+                    entry["images_per_second"] = rate
                     metrics.add(entry)
                     bar.set_postfix(loss=f"{last['loss']:.4f}", images_s=f"{rate:.0f}", refresh=False)
                     if on_log is not None:
                         on_log(entry)
             bar.update()
-            if done % settings.checkpoint_every == 0 or done == settings.steps or stop.asked:
+            # of several processes none may leave alone: they agree where they add up their totals
+            leave = stop.asked if processes == 1 else stop_anywhere
+            if done % settings.checkpoint_every == 0 or done == settings.steps or leave:
+                if accelerator.scaler is None:
+                    _require_finite(terms["loss"].item(), title, done)
                 save(done)
-            if stop.asked and done < settings.steps:
+            if leave and done < settings.steps:
                 print(f"{title}: asked to stop; saved at step {done}, start again to go on", file=sys.stderr)
                 sys.exit(EXIT_RESUMABLE)
     accelerator.unwrap_model(model, keep_fp32_wrapper=False)
@@ -319,8 +286,8 @@ def _resume(
     if differing:
         parts_text = ", ".join(f"{k} is {theirs.get(k)!r} there and {identity[k]!r} here" for k in differing)
         raise CheckpointError(
-            f"{checkpoints.folder}: its checkpoints belong to another training ({parts_text}); choose another run folder"
-            " or remove this one"
+            f"{checkpoints.folder}: its checkpoints belong to another training ({parts_text}); choose another run"
+            " folder or remove this one"
         )
     load_part(trained, parts["model"], what=str(checkpoints.folder))
     restore_optimizer(optimizer, parts["optimizer"])
@@ -329,6 +296,22 @@ def _resume(
         ema.optimization_step = state["step"]
     restore_random_states(parts["random"])
     return state
+
+
+def seen_settings(profile: Profile, *sections: str) -> dict[str, Any]:
+    """What of a profile shapes a training: its data and the given sections, less what `train` gets anyway."""
+    settings = asdict(profile)
+    # loader processes change nothing, and how many scenes were drawn is known by the number of images
+    idle = {"training", "workers", "train_scenes", "val_scenes", "min_things", "max_things"}
+    return {name: {k: v for k, v in settings[name].items() if k not in idle} for name in ("data", *sections)}
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one, with dotted keys, so that a difference can be named."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat
 
 
 def _plain(value: Any) -> Any:
@@ -340,20 +323,37 @@ def _to_device(batch: Mapping[str, Any], device: torch.device) -> dict[str, Any]
     return {k: v.to(device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in batch.items()}
 
 
-def _totals(objective: Objective, micros: list[dict[str, Any]], accelerator: Accelerator) -> dict[str, float]:
-    """The normalisers of the effective batch: summed over its micro-batches and all processes."""
+def _totals(
+    objective: Objective, micros: list[dict[str, Any]], accelerator: Accelerator, asked: bool
+) -> tuple[dict[str, float], bool]:
+    """The effective batch's normalisers, added up over micro-batches and processes; whether any process was asked."""
     shares = [objective.normalisers(batch) for batch in micros]
     names = list(shares[0])
-    values = torch.tensor([sum(share[name] for share in shares) for name in names], device=accelerator.device)
+    values = torch.tensor([*(sum(share[name] for share in shares) for name in names), asked], device=accelerator.device)
     if accelerator.num_processes > 1:
         values = accelerator.reduce(values, "sum")
-    return dict(zip(names, values.tolist(), strict=True))
+    *totals, any_asked = values.tolist()
+    return dict(zip(names, totals, strict=True)), any_asked > 0
 
 
 def _window_means(window: Mapping[str, list[Tensor]], steps: int, accelerator: Accelerator) -> dict[str, float]:
     """Mean over the window's steps of each term; terms of micro-batches and processes add up to a step's."""
     names = list(window)
-    values = torch.stack([torch.stack(window[name]).float().sum() / steps for name in names])
+    terms = torch.stack([torch.stack(window[name]).float() for name in names])
+    if accelerator.scaler is not None:
+        # fp16 overflows now and then, and the scaler skips such a step; not a number where all of them did
+        finite = terms.isfinite()
+        values = terms.where(finite, 0.0).sum(1) * terms.shape[1] / finite.sum(1) / steps
+    else:
+        values = terms.sum(1) / steps
     if accelerator.num_processes > 1:
         values = accelerator.reduce(values, "sum")
     return dict(zip(names, values.tolist(), strict=True))
+
+
+def _require_finite(loss: float, title: str, step: int) -> None:
+    if not math.isfinite(loss):
+        raise InputError(
+            f"{title}: the loss is {loss} at step {step}; lower the learning rate or the gradient clip of its training,"
+            " in a new run folder (checkpoints from before are kept)"
+        )
