@@ -16,6 +16,7 @@ from ldmseg_lib.terminal import Terminal, bar_text, headings
 
 ROOT = Path(__file__).parents[1]
 FIRST, SECOND = "01_dataset", "02_autoencoder"
+QUIETLY = ["--quiet", "host", "rules", "progress", "reason"]  # as the Makefile
 
 PARAMETERS = 'profile = "demo"\ndata_root = None\nrun_dir = None\nseed = 0\noverrides = None'
 OPEN = """from ldmseg_lib.stages import open_stage
@@ -78,7 +79,7 @@ def jobs(checkout: Path, *config: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def finished(checkout: Path) -> subprocess.CompletedProcess:
-    done = snakemake(checkout, "--quiet", "all", "--config", "profile=demo")
+    done = snakemake(checkout, *QUIETLY, "--config", "profile=demo")
     assert done.returncode == 0, done.stderr
     return done
 
@@ -129,7 +130,7 @@ def test_a_subset_brings_what_it_needs(checkout: Path) -> None:
 
 def test_a_failing_notebook_stops_with_its_traceback_and_is_kept(checkout: Path) -> None:
     run = checkout / "a folder of mine"
-    config = ["--quiet", "all", "--config", f"run_dir={run}"]
+    config = [*QUIETLY, "--config", f"run_dir={run}"]
     done = snakemake(checkout, *config, FAIL_IN=SECOND)
     assert done.returncode != 0
     assert "RuntimeError: the loss is not a number" in done.stderr
