@@ -166,12 +166,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 2
     counts = {"error": 0, "warning": 0}
-    for split in splits:
-        for problem in find_problems(
-            options.folder, split, num_ids=options.num_ids, workers=options.workers, progress=True
-        ):
-            counts[problem.level] += 1
-            tqdm.write(f"{problem.level}: {problem}")
+    try:
+        for split in splits:
+            for problem in find_problems(
+                options.folder, split, num_ids=options.num_ids, workers=options.workers, progress=True
+            ):
+                counts[problem.level] += 1
+                tqdm.write(f"{problem.level}: {problem}")
+    except KeyboardInterrupt:
+        print("stopped before the end; the faults above are those found so far", file=sys.stderr)
+        return 130
     print(f"{options.folder} ({', '.join(splits)}): {counts['error']} errors, {counts['warning']} warnings")
     return 2 if counts["error"] else 0
 
