@@ -140,7 +140,8 @@ def as_latex(text: pd.DataFrame, *, caption: str, label: str) -> str:
     def escape(cell: str) -> str:
         return re.sub(r"[&%$#_{}]", lambda match: "\\" + match.group(), cell.replace("\\", r"\textbackslash "))
 
-    rows = [" & ".join(escape(str(cell)) for cell in row) + r" \\" for row in [text.columns, *text.to_numpy().tolist()]]
+    lines: list[list[Any]] = [list(text.columns), *text.to_numpy().tolist()]
+    rows = [" & ".join(escape(str(cell)) for cell in line) + r" \\" for line in lines]
     return "\n".join(
         [
             r"\begin{table}",

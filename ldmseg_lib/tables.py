@@ -74,7 +74,7 @@ def ours_and_paper(results: Records) -> pd.DataFrame:
     """One line a quantity that the supplement reports and this run measured."""
     rows: list[dict[str, Any]] = []
 
-    def add(quantity: str, ours: float | None, paper: float | None, place: str) -> None:
+    def add(quantity: str, ours: float | None, paper: Any, place: str) -> None:
         rows.append({"quantity": quantity, "ours": ours, "paper": paper, "place in the supplement": place})
 
     if "02_autoencoder" in results:
