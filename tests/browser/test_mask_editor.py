@@ -14,7 +14,7 @@ from PIL import Image
 
 from ldmseg_lib.widgets import raster
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 SHAPE = (96, 128)
 
