@@ -65,7 +65,7 @@ class LDMSegPipeline(DiffusionPipeline):
         depth_autoencoder: MaskAutoencoder | None = None,
         *,
         image_size: int = 512,
-        categories: Sequence[Mapping[str, Any]] = (),
+        categories: list[dict[str, Any]] | None = None,
         prediction_type: str = "epsilon",
         sampler: str = "ddim",
         threshold: float = 0.5,
@@ -82,7 +82,7 @@ class LDMSegPipeline(DiffusionPipeline):
         )
         self.register_to_config(
             image_size=image_size,
-            categories=[dict(category) for category in categories],
+            categories=[dict(category) for category in categories or []],
             prediction_type=prediction_type,
             sampler=sampler,
             threshold=threshold,
@@ -99,7 +99,7 @@ class LDMSegPipeline(DiffusionPipeline):
             InputError: there is no such pipeline, or a part of it is missing or of another shape.
         """
         try:
-            return super().from_pretrained(folder, **{**settings, "use_safetensors": True})
+            return super().from_pretrained(os.fspath(folder), **{**settings, "use_safetensors": True})
         except (OSError, ValueError, RuntimeError, SafetensorError) as error:
             reason = " ".join(str(error).split())[:300]
             raise InputError(f"{folder}: no pipeline can be loaded from it ({reason})") from error
@@ -340,7 +340,7 @@ class LDMSegPipeline(DiffusionPipeline):
             known: False where the model is to answer.
             num_inference_steps: denoising steps.
             num_candidates: different answers, in one batch.
-            generator: a CPU generator, or one for each candidate; None draws a random seed.
+            generator: a generator, or one for each candidate; None is torch's global one.
             sampler: instead of the pipeline's own.
             resamplings: how often each step is done, going back up in noise in between (RePaint); 1 is the plain loop.
             threshold: hidden pixels whose largest softmax value is below it become void; 0 answers everywhere.

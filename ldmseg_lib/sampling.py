@@ -36,7 +36,7 @@ def branch(generators: Sequence[torch.Generator], *purpose: int | str) -> list[t
 
 
 def one_each(generator: torch.Generator | Sequence[torch.Generator] | None, count: int) -> list[torch.Generator]:
-    """A CPU generator for each of `count` samples: those given, or new ones by the one given; None: a random seed.
+    """A CPU generator for each of `count` samples: those given, or new ones by the one given; None: torch's global one.
 
     Raises:
         InputError: as many generators as samples were not given.
@@ -45,8 +45,8 @@ def one_each(generator: torch.Generator | Sequence[torch.Generator] | None, coun
         if len(generator) != count:
             raise InputError(f"{len(generator)} generators for {count} samples; give one, or one for each")
         return list(generator)
-    source = generator if generator is not None else torch.Generator().manual_seed(torch.seed())
-    seeds = [torch.randint(2**62, (), generator=source, device=source.device) for _ in range(count)]
+    device = "cpu" if generator is None else generator.device
+    seeds = [torch.randint(2**62, (), generator=generator, device=device) for _ in range(count)]
     return [torch.Generator().manual_seed(int(seed)) for seed in seeds]
 
 

@@ -27,12 +27,21 @@ def shared_oracle() -> Path:
 
 
 @pytest.fixture(scope="session")
-def smoke_profile():
-    """The smoke profile with trainings of a few steps."""
+def smoke_overrides() -> dict[str, int]:
+    """What makes the smoke profile smaller: trainings of six steps, with a checkpoint after every second."""
+    short = {"steps": 6, "log_every": 1, "checkpoint_every": 2}
+    trainings = {
+        f"{name}.training.{key}": value for name in ("autoencoder", "diffusion") for key, value in short.items()
+    }
+    return {"data.train_scenes": 12, "data.val_scenes": 4, **trainings}
+
+
+@pytest.fixture(scope="session")
+def smoke_profile(smoke_overrides):
+    """The smoke profile with `smoke_overrides`."""
     from ldmseg_lib.profiles import Profile
 
-    steps = {f"{name}.training.steps": 6 for name in ("autoencoder", "diffusion")}
-    return Profile.load("smoke", {"data.train_scenes": 12, "data.val_scenes": 4, **steps})
+    return Profile.load("smoke", smoke_overrides)
 
 
 @pytest.fixture(scope="session")

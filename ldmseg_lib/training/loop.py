@@ -258,6 +258,8 @@ def train(
                 print(f"{title}: asked to stop; saved at step {done}, start again to go on", file=sys.stderr)
                 sys.exit(EXIT_RESUMABLE)
     accelerator.unwrap_model(model, keep_fp32_wrapper=False)
+    # as it will be when it is loaded again, so that both round alike
+    objective.to(memory_format=torch.contiguous_format)
     images = settings.steps * settings.batch_size
     record = TrainingRecord(
         steps=settings.steps,
