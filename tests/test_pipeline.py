@@ -26,7 +26,7 @@ def streams(count: int = len(SIZES)) -> list[torch.Generator]:
 
 
 def agreement(first: list[np.ndarray], second: list[np.ndarray]) -> float:
-    """Share of equal pixels. Floating point depends on the batch (1e-6 in the UNet), so tests ask for 99.9 % of them."""
+    """Share of equal pixels. Floating point depends on the batch (1e-6 in the UNet): tests ask for 99.9 % of them."""
     return float(np.mean(np.concatenate([(a == b).ravel() for a, b in zip(first, second, strict=True)])))
 
 
