@@ -147,24 +147,25 @@ def _place_things(rng: np.random.Generator, plan: Plan, count: int) -> tuple[Thi
     things: list[Thing] = []
     taken: list[tuple[float, float, float]] = []
     crowding = 1.45 - 0.09 * count
-    for _ in range(12 * count):
+    for _ in range(count):
         shape = str(rng.choice(list(_FAMILIES)))
-        size = crowding * rng.uniform(0.62, 1.05)
-        rotation, scale, height = _pose(rng, shape, size)
-        first = nearest + 0.9 * size
-        z = rng.uniform(first, max(farthest - size, first))
-        x = rng.uniform(-0.86, 0.86) * camera.half_width * z
-        thing = Thing(shape, np.array([x, height, z]), rotation, scale, _UNPAINTED)
-        spread = thing.spread
-        if any(math.hypot(x - other_x, z - other_z) < spread + other for other_x, other_z, other in taken):
-            continue
-        if any(wall.away @ thing.centre + spread > wall.distance for wall in plan.walls):
-            continue
-        if plan.boundary and plan.ground[1][0] == "water" and plan.boundary.beyond(x, z) > -0.7 * spread:
-            continue
-        things.append(replace(thing, material=_thing_material(rng, shape)))
-        taken.append((x, z, spread))
-        if len(things) == count:
+        # the shape is settled before a place is sought: else slim things, which fit anywhere, would crowd out the others
+        for attempt in range(20):
+            size = crowding * rng.uniform(0.62, 1.05) * 0.97**attempt
+            rotation, scale, height = _pose(rng, shape, size)
+            first = nearest + 0.9 * size
+            z = rng.uniform(first, max(farthest - size, first))
+            x = rng.uniform(-0.86, 0.86) * camera.half_width * z
+            thing = Thing(shape, np.array([x, height, z]), rotation, scale, _UNPAINTED)
+            spread = thing.spread
+            if any(math.hypot(x - other_x, z - other_z) < spread + other for other_x, other_z, other in taken):
+                continue
+            if any(wall.away @ thing.centre + spread > wall.distance for wall in plan.walls):
+                continue
+            if plan.boundary and plan.ground[1][0] == "water" and plan.boundary.beyond(x, z) > -0.7 * spread:
+                continue
+            things.append(replace(thing, material=_thing_material(rng, shape)))
+            taken.append((x, z, spread))
             break
     return tuple(things)
 

@@ -13,7 +13,7 @@ from .scene_layout import plan_scene
 from .scene_plan import Plan
 
 # Raised with every change of what a seed draws, so that a folder drawn by another version is noticed.
-VERSION = 4
+VERSION = 5
 
 CATEGORIES: list[dict[str, Any]] = [
     {"id": 1, "name": "sphere", "isthing": 1, "supercategory": "object", "color": [214, 48, 80]},
