@@ -1,12 +1,9 @@
 """Mask inpainting: a part of a segmentation is known, the rest is denoised around it (method section 5.3).
 
 Nothing is trained for it. At every denoising step the known latents are put back at that step's noise level, and only
-the others come from the model. What is hidden is hidden in pixel space, before the autoencoder sees it, and a latent
-cell counts as known only where all its pixels are: each latent sees many more pixels than its own block, so that
-encoding the whole map and dropping latents would give the answer away.
-
-For the same reason hidden pixels are not encoded as void, which the autoencoder may never have seen and which would
-change the latents of known cells around it: they are filled with the nearest known label first.
+the others come from the model. What is hidden is void in pixel space, before the autoencoder sees it, and a latent cell
+counts as known only where all its pixels are: each latent sees many more pixels than its own block, so that encoding
+the whole map and dropping latents would give the answer away.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -28,6 +25,11 @@ from .schedulers import NoiseSchedule
 
 if TYPE_CHECKING:
     from .pipeline import ImageFeatures, LDMSegPipeline
+
+
+# New segments get their ids while noise is high and what is known hardly shows. Fresh noise at every step lets the
+# model give them up again for known ones (Lugmayr et al., RePaint); DDIM keeps to its first choice.
+DEFAULT_SAMPLER = "ddpm"
 
 
 class KnownLatents:
@@ -75,8 +77,7 @@ def known_latents(
     for task in tasks:
         for prompt in prompts:
             target = prompt.ids if task == "instance" else prompt.classes[prompt.ids]
-            square = resize_nearest(target, side)
-            maps.append(torch.from_numpy(nearest_label(square, square != 0)))
+            maps.append(torch.from_numpy(resize_nearest(target, side)))
             cells.append(torch.from_numpy(whole_cells(target != 0, side=side, factor=factor)))
     streams = [stream for task in tasks for stream in branch(generators, "known", task)]
     latents = [pipeline.autoencoder.to_latents(part.to(pipeline.device)) for part in torch.stack(maps).split(16)]
@@ -95,13 +96,17 @@ def denoise(
     resamplings: int = 1,
     callback: Callable[[int, int], None] | None = None,
 ) -> dict[str, Float[Tensor, "batch channels rows columns"]]:
-    """Clean latents of each task around what is known, all prompts in one batch; `features` has one entry a prompt."""
+    """Clean latents of each task around what is known, all prompts in one batch; `features` has one entry a prompt.
+
+    Args:
+        sampler: None is `DEFAULT_SAMPLER`.
+    """
     return pipeline.predict(
         features,
         num_inference_steps=num_inference_steps,
         tasks=tasks,
         generators=generators,
-        sampler=sampler,
+        sampler=sampler or DEFAULT_SAMPLER,
         constraint=known_latents(pipeline, prompts, tasks=tasks, generators=generators),
         resamplings=resamplings,
         callback=callback,
@@ -109,18 +114,19 @@ def denoise(
 
 
 def completed(prompt: Prompt, found: IdMap, *, min_area: int) -> Int[np.ndarray, "height width"]:
-    """`found` with every known pixel as it was given; what is new and smaller than `min_area` pixels becomes void.
+    """`found` with every known pixel as it was given; new segments under `min_area` pixels join the nearest segment.
 
     Args:
-        found: the model's ids of every pixel.
+        found: the model's ids of every pixel, 0 where it is not confident.
 
     Returns:
         int64, still in the model's ids.
     """
     ids = np.where(prompt.known, prompt.ids, found)
     kept = np.bincount(ids.ravel(), minlength=len(prompt.classes)) >= min_area
-    kept[list(prompt.given_ids)] = True
-    return np.where(kept[ids], ids, 0)
+    kept[[0, *prompt.given_ids]] = True
+    small = ~kept[ids]
+    return np.where(small, nearest_label(ids, ~small & (ids != 0)), ids)
 
 
 def classified(

@@ -341,10 +341,10 @@ class LDMSegPipeline(DiffusionPipeline):
             num_inference_steps: denoising steps.
             num_candidates: different answers, in one batch.
             generator: a generator, or one for each candidate; None is torch's global one.
-            sampler: instead of the pipeline's own.
+            sampler: None is "ddpm", whose fresh noise at every step suits inpainting best.
             resamplings: how often each step is done, going back up in noise in between (RePaint); 1 is the plain loop.
             threshold: hidden pixels whose largest softmax value is below it become void; 0 answers everywhere.
-            min_area: new segments with fewer pixels become void; None: the pipeline's own.
+            min_area: new segments with fewer pixels join the nearest segment; None: the pipeline's own.
             callback: called before each step with (steps done, steps in all); may raise to cancel.
             segments: dicts of `id` and `category_id` of known segments; those that take no hidden pixel keep theirs.
 

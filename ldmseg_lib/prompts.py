@@ -124,7 +124,7 @@ def whole_cells(labelled: KnownMap, *, side: int, factor: int) -> Bool[np.ndarra
 def nearest_label(ids: IdMap, known: KnownMap) -> IdMap:
     """Each pixel with the label of the known pixel nearest to it; void where nothing is known.
 
-    What the autoencoder is given in place of hidden pixels, and a baseline of inpainting that needs no model.
+    A baseline of inpainting that needs no model.
     """
     if not known.any():
         return np.zeros_like(ids)

@@ -70,7 +70,7 @@ STAGES = _registry(
         name="10_mask_inpainting",
         makes="panoptic quality of inpainted masks",
         inputs=("01_dataset", "02_autoencoder", "04_diffusion"),
-        sections=("data", "evaluation.sampler", "evaluation.threshold", "evaluation.min_area", "inpainting"),
+        sections=("data", "evaluation.threshold", "evaluation.min_area", "inpainting"),
     ),
     last=Stage(
         name="14_paper_and_ours",

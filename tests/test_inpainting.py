@@ -251,7 +251,7 @@ def test_where_nothing_is_known_it_is_plain_segmentation(untrained: LDMSegPipeli
         num_inference_steps=4,
         generator=[torch_generator(5)],
     )
-    latents = untrained.predict(features, num_inference_steps=4, generators=[torch_generator(5)])
+    latents = untrained.predict(features, num_inference_steps=4, sampler="ddpm", generators=[torch_generator(5)])
     plain = untrained.decode(latents, [size], threshold=0.0, min_area=0)
     assert partition(output.instance_ids[0]) == partition(plain.instance_ids[0])
     np.testing.assert_array_equal(output.semantic[0], plain.semantic[0])
@@ -296,11 +296,12 @@ def test_known_segments_of_one_stuff_class_are_not_merged() -> None:
     assert classes == {2: 3, 5: 3}
 
 
-def test_small_new_segments_become_void_and_small_known_ones_stay() -> None:
-    known = np.array([[True, False, False, False, False, False]])
-    found = np.array([[3, 7, 7, 7, 8, 8]])
-    ids = completed(prompt_of(np.array([[1, 9, 9, 9, 9, 9]]), known, {}), found, min_area=3)
-    assert ids.tolist() == [[1, 7, 7, 7, 0, 0]]
+def test_small_new_segments_join_the_nearest_segment_and_small_known_ones_stay() -> None:
+    known = np.array([[True, False, False, False, False, False, False]])
+    found = np.array([[3, 7, 7, 7, 0, 8, 8]])
+    prompt = prompt_of(np.array([[1, 9, 9, 9, 9, 9, 9]]), known, {})
+    assert completed(prompt, found, min_area=3).tolist() == [[1, 7, 7, 7, 0, 7, 7]]
+    assert completed(prompt, found, min_area=9).tolist() == [[1, 1, 1, 1, 0, 1, 1]]
 
 
 def test_without_a_semantic_task_classes_are_those_given() -> None:
