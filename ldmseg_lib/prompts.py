@@ -93,7 +93,8 @@ def read_prompt(
     classes = np.zeros(num_ids, np.int64)
     for model_id, given_id in given.items():
         category = by_id.get(given_id, {}).get("category_id")
-        classes[model_id] = (class_index or {}).get(category, 0)
+        if category is not None:
+            classes[model_id] = (class_index or {}).get(category, 0)
     return Prompt(model_ids[place].reshape(ids.shape), known, given, classes, by_id)
 
 

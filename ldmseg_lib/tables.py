@@ -112,7 +112,7 @@ def mask_inpainting(results: Records) -> pd.DataFrame:
             known = [value for value in values if value is not None]
             row[prefix + method] = percent(sum(known) / len(known)) if known else None
         rows.append(row)
-    paper = supplement("headline").set_index("setting").loc["mask inpainting"]
+    paper = supplement("headline").query("setting == 'mask inpainting'").iloc[0]
     rows.append({"blocks": f"paper, COCO, 16 px ({paper['source']} source)", "inpainting": float(paper["value"])})
     return pd.DataFrame(rows)
 
