@@ -30,7 +30,11 @@ def _uniform(generators: Sequence[torch.Generator], counts: Sequence[int], num_p
     return torch.cat(rows).to(like.device)
 
 
-def _important_points(candidates: Points, uncertainty: Float[Tensor, "masks candidates"], fresh: Points) -> Points:
+def _important_points(
+    candidates: Float[Tensor, "masks candidates 2"],
+    uncertainty: Float[Tensor, "masks candidates"],
+    fresh: Float[Tensor, "masks fresh 2"],
+) -> Points:
     keep = uncertainty.topk(candidates.shape[1] // OVERSAMPLE - fresh.shape[1], dim=1).indices
     return torch.cat([candidates.gather(1, keep[..., None].expand(-1, -1, 2)), fresh], dim=1)
 

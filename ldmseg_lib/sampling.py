@@ -1,7 +1,7 @@
 """The sampling loop, once: for segmentation, for inpainting and for every sampler."""
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -15,6 +15,7 @@ from .schedulers import NoiseSchedule, build_sampler, set_timesteps
 Latents = Float[Tensor, "batch channels height width"]
 
 
+@runtime_checkable
 class Constraint(Protocol):
     """What holds the known part of a sample in place (see `ldmseg_lib.inpainting`)."""
 

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from accelerate import Accelerator
@@ -43,6 +43,7 @@ EXIT_RESUMABLE = 75
 _FREE_SETTINGS = {"micro_batch_size", "checkpoint_every", "keep_checkpoints", "log_every", "gradient_checkpointing"}
 
 
+@runtime_checkable
 class Objective(Protocol):
     """What the loop trains: an nn.Module with these methods, and `trained`, the modules that learn."""
 
