@@ -7,6 +7,7 @@ accumulation, mixed precision, clipping, warm-up and cosine, EMA, a progress bar
 import contextlib
 import json
 import math
+import os
 import signal
 import sys
 import time
@@ -159,7 +160,9 @@ def train(
     precision = {"fp32": "no"}.get(settings.precision, settings.precision)
     # it remembers the precision of the process's first training and refuses another
     AcceleratorState._reset_state()
-    accelerator = Accelerator(mixed_precision=precision)
+    # of several processes without GPUs it would make as many trainings, all in one folder, unless told of the CPU
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    accelerator = Accelerator(mixed_precision=precision, cpu=several and not torch.cuda.is_available())
     # convolutions run faster on channels-last tensors, on CPUs and GPUs alike
     objective.to(memory_format=torch.channels_last)
     parameters = [p for p in objective.trained.parameters() if p.requires_grad]
