@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from .errors import InputError
+from .randomness import torch_generator
 
 
 def _bits(num_ids: int) -> Tensor:
@@ -48,7 +49,47 @@ def _positional(num_ids: int) -> Tensor:
     return torch.cat([angles.sin(), angles.cos()], dim=1)
 
 
-_CODEBOOKS: dict[str, Callable[[int], Tensor]] = {"bits": _bits, "colors": _colors, "positional": _positional}
+def _cube_colors(num_ids: int) -> Tensor:
+    """Colours picked evenly from the smallest cubic lattice that has enough: 256 of 7 x 7 x 7 for 256 ids.
+
+    The other reading of "equidistant": equally many levels in each channel. Mid grey is the zero vector and left out.
+    """
+    levels = 2
+    while levels**3 - levels % 2 < num_ids:
+        levels += 1
+    points = torch.cartesian_prod(*[torch.linspace(-1, 1, levels)] * 3)
+    points = points[points.norm(dim=1) > 1 / levels]
+    return points[torch.arange(num_ids) * len(points) // num_ids]
+
+
+def _random_colors(num_ids: int) -> Tensor:
+    """Colours drawn uniformly from the RGB cube, the same ones each time."""
+    return torch.rand(num_ids, 3, generator=torch_generator("colors_random")) * 2 - 1
+
+
+def _hue_colors(num_ids: int) -> Tensor:
+    """Equidistant colours on the circle of pure hues, from red over green and blue."""
+    hue = 6 * torch.arange(num_ids) / num_ids
+    channels = [(hue - 3).abs() - 1, 2 - (hue - 2).abs(), 2 - (hue - 4).abs()]
+    return torch.stack(channels, dim=1).clamp(0, 1) * 2 - 1
+
+
+def _grey_colors(num_ids: int) -> Tensor:
+    """Equidistant greys; as evenly spaced 24-bit numbers have equal bytes, 256 of them are exactly these."""
+    # an even number of levels never meets the zero vector
+    return torch.linspace(-1, 1, num_ids + num_ids % 2)[:num_ids, None].repeat(1, 3)
+
+
+# The three of Table S1, then other palettes for the colours.
+_CODEBOOKS: dict[str, Callable[[int], Tensor]] = {
+    "bits": _bits,
+    "colors": _colors,
+    "positional": _positional,
+    "colors_cube": _cube_colors,
+    "colors_random": _random_colors,
+    "colors_hue": _hue_colors,
+    "colors_grey": _grey_colors,
+}
 
 
 class Encoding:
@@ -99,7 +140,8 @@ class Encoding:
 
 
 def get_encoding(name: str, num_ids: int = 256) -> Encoding:
-    """The encoding `name` ("bits", "colors" or "positional") for ids 0..num_ids-1.
+    """The encoding `name` for ids 0..num_ids-1: "bits", "colors", "positional", or colours of another palette:
+    "colors_cube", "colors_random", "colors_hue", "colors_grey".
 
     Raises:
         InputError: unknown name, or fewer than two ids.

@@ -22,6 +22,10 @@ from .errors import ProfileError
 from .profile_checks import check_profile
 
 
+# The three of Table S1, and colours of other palettes (`ldmseg_lib.encodings`).
+EncodingName = Literal["bits", "colors", "positional", "colors_cube", "colors_random", "colors_hue", "colors_grey"]
+
+
 @dataclass(frozen=True)
 class DataProfile:
     """What the networks see. Sizes in pixels."""
@@ -64,7 +68,7 @@ class TrainingProfile:
 class AutoencoderProfile:
     """The shallow mask autoencoder (method section 2)."""
 
-    encoding: Literal["bits", "colors", "positional"]
+    encoding: EncodingName
     channels: tuple[int, ...]  # encoder widths; each after the first halves the resolution
     latent_channels: int
     num_upscalers: int  # learned doublings of the decoder; the rest is bilinear
@@ -118,7 +122,7 @@ class EvaluationProfile:
 
     num_images: int | None  # the first so many of the validation split; None: all
     batch_size: int
-    sampler: Literal["ddim", "ddpm", "dpmsolver++", "unipc"]
+    sampler: Literal["ddim", "ddpm", "dpmsolver++", "unipc", "lcm"]
     num_inference_steps: int
     threshold: float
     min_area: int  # pixels at the evaluated size
@@ -132,7 +136,7 @@ class InpaintingProfile:
     num_images: int | None  # the first so many of the validation split; None: all
     drop_rates: tuple[float, ...]  # shares of an image's blocks
     block_sizes: tuple[int, ...]  # sides in latent cells
-    sampler: Literal["ddim", "ddpm", "dpmsolver++", "unipc"]
+    sampler: Literal["ddim", "ddpm", "dpmsolver++", "unipc", "lcm"]
     num_inference_steps: int
     resamplings: int  # times that each step is done (RePaint); 1: the plain loop
 

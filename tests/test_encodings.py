@@ -7,6 +7,7 @@ from ldmseg_lib.encodings import get_encoding
 from ldmseg_lib.errors import InputError
 
 NAMES = ("bits", "colors", "positional")
+PALETTES = ("colors", "colors_cube", "colors_random", "colors_hue", "colors_grey")
 
 
 def all_ids(num_ids: int) -> torch.Tensor:
@@ -22,6 +23,26 @@ def test_every_id_comes_back(name, num_ids):
     assert encoded.shape == (1, encoding.num_channels, 1, num_ids)
     assert encoded.abs().max() <= 1
     assert torch.equal(encoding.decode(encoded), ids)
+
+
+@pytest.mark.parametrize("name", (*NAMES, *PALETTES[1:]))
+def test_every_id_of_every_number_of_ids_comes_back_and_none_is_void(name):
+    for num_ids in range(2, 257):
+        encoding, ids = get_encoding(name, num_ids), all_ids(num_ids)
+        encoded = encoding.encode(ids)
+        assert torch.equal(encoding.decode(encoded), ids), num_ids
+        assert (encoded[0, :, 0, 1:] != 0).any(dim=0).all() and (encoded[0, :, 0, 0] == 0).all(), num_ids
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 255), (3, 5), (17, 64), (64, 1)])
+@pytest.mark.parametrize("name", NAMES)
+def test_maps_of_all_sizes_come_back(name, size):
+    ids = torch.randint(0, 256, (2, *size), generator=torch.Generator().manual_seed(1))
+    encoding = get_encoding(name)
+    encoded = encoding.encode(ids)
+    assert encoded.shape == (2, encoding.num_channels, *size)
+    assert torch.equal(encoding.decode(encoded), ids)
+    assert ((encoded == 0).all(dim=1) == (ids == 0)).all()
 
 
 @pytest.mark.parametrize("num_ids", [2, 16, 100, 256])
@@ -66,6 +87,39 @@ def test_colours_are_equidistant():
         steps = channel.unique().diff()
         assert torch.allclose(steps, steps[0].expand_as(steps), atol=1e-6)
         assert (channel.min(), channel.max()) == (-1, 1)
+
+
+def nearest_distances(name: str) -> torch.Tensor:
+    """Of each of 256 colours to the one nearest to it, in units of the range of a channel."""
+    colors = get_encoding(name, 256).codebook
+    return torch.cdist(colors, colors).fill_diagonal_(torch.inf).min(dim=1).values / 2
+
+
+@pytest.mark.parametrize(
+    ("name", "distance"),
+    [("colors", 1 / 7), ("colors_cube", 1 / 6), ("colors_hue", 6 / 256), ("colors_grey", 3**0.5 / 255)],
+)
+def test_palettes_are_equidistant_and_differ_in_how_far_apart_their_colours_are(name, distance):
+    # around the corners of the circle of hues two of its colours are nearer in a straight line
+    assert torch.allclose(nearest_distances(name).median(), torch.tensor(distance), rtol=1e-3)
+    assert nearest_distances(name).max() < 1.01 * distance
+
+
+def test_the_cube_has_seven_levels_and_no_mid_grey():
+    """Method 1.4: the other reading of "equidistant", 256 of 7 x 7 x 7 colours; mid grey would be void."""
+    colors = get_encoding("colors_cube", 256).codebook
+    assert all(len(channel.unique()) == 7 for channel in colors.T) and len(colors.unique(dim=0)) == 256
+
+
+def test_greys_are_the_evenly_spaced_24_bit_numbers():
+    """Method 1.4: k (2^24 - 1) / 255 has three equal bytes."""
+    numbers = torch.arange(256) * ((2**24 - 1) // 255)
+    channels = torch.stack([numbers >> 16, numbers >> 8, numbers], dim=1) & 255
+    assert torch.allclose(get_encoding("colors_grey", 256).codebook, channels / 255 * 2 - 1, atol=1e-6)
+
+
+def test_random_colours_are_the_same_each_time():
+    assert torch.equal(get_encoding("colors_random").codebook, get_encoding("colors_random").codebook)
 
 
 def test_positions_are_sines_and_cosines_of_doubling_frequencies():

@@ -4,6 +4,7 @@ The same network with one channel in and out compresses depth maps (supplement A
 """
 
 import itertools
+import os
 from typing import NamedTuple
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..encodings import get_encoding
-from ..errors import InputError
+from ..errors import CheckpointError, InputError
 from ..profiles import Profile
 
 # diffusers looks for ModelMixin in the module of a part, to know how a pipeline loads it
@@ -149,3 +150,26 @@ def build_autoencoder(profile: Profile, *, scalar: bool = False) -> MaskAutoenco
         num_upscalers=settings.num_upscalers,
         latent_scale=settings.latent_scale or 1.0,
     )
+
+
+def load_autoencoder(profile: Profile, folder: str | os.PathLike) -> MaskAutoencoder:
+    """The autoencoder of id maps that `save_pretrained` wrote to `folder`, of the shape that the profile asks for.
+
+    Raises:
+        CheckpointError: it has another encoding, width or number of ids; the message names both.
+        InputError: there is none, or it is damaged.
+    """
+    autoencoder = MaskAutoencoder.from_pretrained(folder)
+    wanted = {"num_ids": profile.data.num_ids} | {
+        name: getattr(profile.autoencoder, name)
+        for name in ("encoding", "channels", "latent_channels", "num_upscalers")
+    }
+    for name, value in wanted.items():
+        theirs = autoencoder.config[name]
+        if (tuple(theirs) if isinstance(theirs, list) else theirs) != value:
+            key = "data.num_ids" if name == "num_ids" else f"autoencoder.{name}"
+            raise CheckpointError(
+                f"{folder}: an autoencoder with {name} {theirs!r}, but the profile asks for {value!r}; set {key} to it,"
+                " or train another with notebook 02"
+            )
+    return autoencoder

@@ -7,8 +7,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from ldmseg_lib.errors import InputError
-from ldmseg_lib.models.autoencoder import LatentDistribution, MaskAutoencoder, build_autoencoder
+from ldmseg_lib.errors import CheckpointError, InputError
+from ldmseg_lib.models.autoencoder import (
+    LatentDistribution,
+    MaskAutoencoder,
+    build_autoencoder,
+    load_autoencoder,
+)
 
 
 def count(module: nn.Module) -> int:
@@ -152,3 +157,20 @@ def test_the_profile_gives_the_shape(smoke_profile):
         smoke_profile, autoencoder=dataclasses.replace(smoke_profile.autoencoder, latent_scale=0.5)
     )
     assert build_autoencoder(scaled).config.latent_scale == 0.5
+
+
+def test_a_checkpoint_of_another_shape_than_the_profile_s_is_refused_naming_both(tmp_path, smoke_profile):
+    build_autoencoder(smoke_profile).save_pretrained(tmp_path)
+    assert load_autoencoder(smoke_profile, tmp_path).config.encoding == "bits"
+    settings = smoke_profile.autoencoder
+    for change, message in {
+        ("encoding", "colors"): "encoding 'bits', but the profile asks for 'colors'; set autoencoder.encoding",
+        ("channels", (16, 64)): r"channels .*16, 16, 32.*, but the profile asks for \(16, 64\)",
+        ("latent_channels", 8): "latent_channels 4, but the profile asks for 8",
+    }.items():
+        other = dataclasses.replace(smoke_profile, autoencoder=dataclasses.replace(settings, **dict([change])))
+        with pytest.raises(CheckpointError, match=message):
+            load_autoencoder(other, tmp_path)
+    other = dataclasses.replace(smoke_profile, data=dataclasses.replace(smoke_profile.data, num_ids=64))
+    with pytest.raises(CheckpointError, match=r"num_ids 16, but the profile asks for 64; set data\.num_ids"):
+        load_autoencoder(other, tmp_path)
