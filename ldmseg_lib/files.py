@@ -73,6 +73,11 @@ def read_json(path: str | os.PathLike) -> Any:
         raise InputError(f"{path}: not JSON (not even text)") from None
     except json.JSONDecodeError as error:
         raise InputError(f"{path}: not JSON (line {error.lineno}, column {error.colno}: {error.msg})") from None
+    except RecursionError:
+        raise InputError(f"{path}: its JSON is nested too deeply to be read") from None
+    except ValueError:
+        # the parser refuses integers of more digits than sys.get_int_max_str_digits()
+        raise InputError(f"{path}: its JSON has a number of more digits than can be read") from None
 
 
 def inside(folder: str | os.PathLike, relative: str) -> Path:

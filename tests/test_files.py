@@ -50,7 +50,15 @@ def test_json_holds_no_nan_that_other_readers_refuse(tmp_path, value):
 
 @pytest.mark.parametrize(
     ("content", "words"),
-    [(None, "no such file"), (b'{"a": \n 1,}', "line 2"), (b"\xff\xfe\x00\x01\x02", "not JSON"), (b"", "not JSON")],
+    [
+        (None, "no such file"),
+        (b'{"a": \n 1,}', "line 2"),
+        (b"\xff\xfe\x00\x01\x02", "not JSON"),
+        (b"", "not JSON"),
+        (b"[" * 100_000, "nested too deeply"),
+        (b'{"id": ' + b"9" * 5000 + b"}", "more digits than can be read"),
+    ],
+    ids=["missing", "a comma too many", "not text", "empty", "deep", "a number without end"],
 )
 def test_what_is_no_json_is_named(tmp_path, content, words):
     path = tmp_path / "bad.json"
