@@ -77,7 +77,7 @@ def sample_latents(
         task_ids: the task of each sample.
         generators: one CPU generator a sample, so that samples do not depend on the batch they are in.
         prediction_type: what the network predicts.
-        sampler: "ddim", "ddpm", "dpmsolver++" or "unipc".
+        sampler: "ddim", "ddpm", "dpmsolver++", "unipc" or "consistency" (for distilled networks).
         num_inference_steps: denoising steps.
         constraint: holds known cells in place.
         resamplings: how often each step is done, going back up in between (RePaint); 1 is the plain loop.

@@ -1,4 +1,4 @@
-"""Noise levels and samplers: Stable Diffusion's schedule, predictions as x0, loss weights, and four samplers.
+"""Noise levels and samplers: Stable Diffusion's schedule, predictions as x0, loss weights, and the samplers.
 
 Notation: z_t = sqrt(abar_t) z_0 + sqrt(1 - abar_t) eps for t = 0..999, SNR_t = abar_t / (1 - abar_t). Latents, noise
 and predictions are [batch, channels, height, width]; t is int64 [batch].
@@ -8,6 +8,7 @@ import torch
 from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler, UniPCMultistepScheduler
 from diffusers.schedulers.scheduling_ddim import DDIMSchedulerOutput
 from diffusers.schedulers.scheduling_utils import SchedulerOutput
+from diffusers.utils.torch_utils import randn_tensor
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -119,9 +120,31 @@ class TrailingDDIMScheduler(DDIMScheduler):
         clean = schedule.predicted_clean(model_output, sample, t)
         signal, sigma = schedule._levels(t)
         noise = (sample - signal * clean) / sigma
+        return DDIMSchedulerOutput(schedule.add_noise(clean, noise, torch.full_like(t, self.following(timestep))), clean)
+
+    def following(self, timestep: int) -> int:
+        """The timestep after `timestep` in the list; 0 after the last."""
         place = int((self.timesteps == int(timestep)).nonzero()[0])
-        following = int(self.timesteps[place + 1]) if place + 1 < len(self.timesteps) else 0
-        return DDIMSchedulerOutput(schedule.add_noise(clean, noise, torch.full_like(t, following)), clean)
+        return int(self.timesteps[place + 1]) if place + 1 < len(self.timesteps) else 0
+
+
+class ConsistencyScheduler(TrailingDDIMScheduler):
+    """Multistep consistency sampling: each estimate of z_0 is noised afresh to the next timestep (for notebook 12).
+
+    diffusers' LCMScheduler does the same at timesteps that are not the trailing ones, between boundary scalings that a
+    network which predicts at all timesteps by one parametrisation does without.
+    """
+
+    def step(  # type: ignore[override]
+        self, model_output: Latents, timestep: int, sample: Latents, generator: object = None, return_dict: bool = True
+    ) -> DDIMSchedulerOutput:
+        """z at the next timestep; at the last one z of abar_0, which the sampling loop replaces by the z_0 estimate."""
+        schedule = NoiseSchedule(self.config.prediction_type)
+        t = torch.full((len(sample),), int(timestep), device=sample.device)
+        clean = schedule.predicted_clean(model_output, sample, t)
+        noise = randn_tensor(sample.shape, generator=generator, device=sample.device)
+        following = torch.full_like(t, self.following(timestep))
+        return DDIMSchedulerOutput(schedule.add_noise(clean, noise, following), clean)
 
 
 class SharedSignatureUniPCScheduler(UniPCMultistepScheduler):
@@ -171,7 +194,19 @@ def _unipc(prediction_type: str) -> UniPCMultistepScheduler:
     )
 
 
-SAMPLERS = {"ddim": _ddim, "ddpm": _ddpm, "dpmsolver++": _dpm_solver, "unipc": _unipc}
+def _consistency(prediction_type: str) -> DDIMScheduler:
+    return ConsistencyScheduler(
+        **SCHEDULE, prediction_type=prediction_type, clip_sample=False, timestep_spacing="trailing"
+    )
+
+
+SAMPLERS = {
+    "ddim": _ddim,
+    "ddpm": _ddpm,
+    "dpmsolver++": _dpm_solver,
+    "unipc": _unipc,
+    "consistency": _consistency,
+}
 
 
 def set_timesteps(scheduler, num_inference_steps: int) -> list[int]:

@@ -367,7 +367,7 @@ def test_resampling_runs_each_step_but_the_last_again() -> None:
         pipeline.inpaint(features_of(cells, (SIDE, SIDE)), truth, known, sampler="unipc", **arguments)
 
 
-@pytest.mark.parametrize("sampler", ["ddim", "ddpm", "dpmsolver++", "unipc"])
+@pytest.mark.parametrize("sampler", ["ddim", "ddpm", "dpmsolver++", "unipc", "consistency"])
 def test_every_sampler_restores_what_the_network_knows(sampler: str) -> None:
     cells = scene(5)
     truth = at_size(cells, (SIDE, SIDE))

@@ -164,7 +164,7 @@ def test_without_a_generator_torch_s_global_one_counts(segment):
     assert agreement(ends[0], ends[1]) == 1 and agreement(ends[0], ends[2]) < 0.999
 
 
-@pytest.mark.parametrize("sampler", ["ddim", "ddpm", "dpmsolver++", "unipc"])
+@pytest.mark.parametrize("sampler", ["ddim", "ddpm", "dpmsolver++", "unipc", "consistency"])
 def test_every_sampler_runs_and_repeats(segment, sampler):
     first, second = (segment(pictures()[:2], generator=streams(2), sampler=sampler) for _ in range(2))
     assert agreement(first.ids, second.ids) == 1

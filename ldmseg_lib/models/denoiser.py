@@ -4,6 +4,7 @@ One learnable token per task goes through the cross-attention (supplement A, "Mu
 that it has 786 dimensions; Stable Diffusion v1.4's cross-attention has 768, which is what is used here.
 """
 
+import copy
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import torch
 from diffusers import UNet2DConditionModel
 from diffusers.configuration_utils import register_to_config
+from diffusers.models.attention import BasicTransformerBlock
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -19,6 +21,24 @@ from ..profiles import Profile
 
 # diffusers looks for ModelMixin in the module of a part, to know how a pipeline loads it
 from .safetensors_model import ModelMixin, SafetensorsModel, load_pretrained  # noqa: F401
+
+
+class SingleTokenAttention:
+    """Cross-attention to one token: its softmax is 1 everywhere, so that every position gets the token's value.
+
+    The same function as with queries and keys, which are not computed.
+    """
+
+    def __call__(
+        self,
+        attn: nn.Module,
+        hidden_states: Float[Tensor, "batch positions channels"],
+        encoder_hidden_states: Float[Tensor, "batch 1 token_channels"],
+        attention_mask: None = None,
+    ) -> Float[Tensor, "batch positions channels"]:
+        """The attention's output, to be added to `hidden_states` by the block."""
+        value = attn.to_out[0](attn.to_v(encoder_hidden_states))
+        return value.expand(-1, hidden_states.shape[1], -1)
 
 
 class Denoiser(SafetensorsModel):
@@ -47,6 +67,15 @@ class Denoiser(SafetensorsModel):
         self.unet = UNet2DConditionModel.from_config(unet_config)
         self.task_tokens = nn.Embedding(len(tasks), self.unet.config.cross_attention_dim)
         nn.init.normal_(self.task_tokens.weight, std=1.0)
+        self.fold_task_attention()
+
+    def fold_task_attention(self) -> None:
+        """Have the cross-attentions use that there is one token; what it leaves idle does not learn."""
+        for block in self.unet.modules():
+            if isinstance(block, BasicTransformerBlock):
+                block.attn2.set_processor(SingleTokenAttention())
+                for idle in (block.norm2, block.attn2.to_q, block.attn2.to_k):
+                    idle.requires_grad_(False)
 
     def task_ids(self, tasks: Sequence[str]) -> Int[Tensor, "tasks"]:
         """The token numbers of `tasks`.
@@ -59,6 +88,18 @@ class Denoiser(SafetensorsModel):
         if unknown:
             raise InputError(f"this model knows no task {unknown[0]!r}; it was trained for {', '.join(known)}")
         return torch.tensor([known.index(task) for task in tasks], device=self.device)
+
+    def with_tasks(self, tasks: Sequence[str]) -> "Denoiser":
+        """A copy that knows `tasks`: the tokens of tasks known here are kept, those of new ones are random."""
+        known, width = list(self.config.tasks), self.task_tokens.embedding_dim
+        grown = copy.deepcopy(self)
+        grown.task_tokens = nn.Embedding(len(tasks), width, device=self.device, dtype=self.dtype)
+        grown.register_to_config(tasks=list(tasks))
+        with torch.no_grad():
+            for number, task in enumerate(tasks):
+                if task in known:
+                    grown.task_tokens.weight[number] = self.task_tokens.weight[known.index(task)]
+        return grown
 
     def forward(
         self,
@@ -156,5 +197,6 @@ def build_denoiser(
             denoiser = Denoiser(unet_config=config, **shape)
         denoiser.unet = unet
         denoiser.task_tokens = nn.Embedding(len(tasks), unet.config.cross_attention_dim)
+        denoiser.fold_task_attention()
     denoiser.unet.time_embedding.requires_grad_(profile.denoiser.train_time_embedding)
     return denoiser

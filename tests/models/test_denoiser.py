@@ -1,10 +1,12 @@
 """The denoiser is Stable Diffusion's UNet with more input channels and a token for each task."""
 
+import copy
 import dataclasses
 
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
+from diffusers.models.attention_processor import AttnProcessor
 from torch import nn
 
 from ldmseg_lib.errors import InputError
@@ -34,6 +36,11 @@ TINY = {
     "down_block_types": ["CrossAttnDownBlock2D", "DownBlock2D"],
     "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D"],
 }
+
+
+def idle(name: str) -> bool:
+    """Whether a parameter does nothing in cross-attention to a single token."""
+    return any(part in name for part in (".norm2.", ".attn2.to_q.", ".attn2.to_k.")) and "transformer_blocks" in name
 
 
 def count(module: nn.Module) -> int:
@@ -98,7 +105,7 @@ def test_new_channels_do_nothing_at_first(pretrained):
     task = denoiser.task_ids(["instance", "semantic"])
     with torch.no_grad():
         expected = unet(noisy, t, encoder_hidden_states=denoiser.task_tokens.weight[:, None]).sample
-        assert torch.equal(denoiser(noisy, 100 * image, 100 * condition, t, task), expected)
+        torch.testing.assert_close(denoiser(noisy, 100 * image, 100 * condition, t, task), expected, rtol=0, atol=1e-5)
 
 
 def test_new_channels_learn(pretrained):
@@ -123,9 +130,9 @@ def test_the_config_of_a_widened_network_says_so(pretrained, tmp_path):
 def test_the_time_embedding_is_frozen_where_the_profile_says_so(pretrained, small):
     """Method 3.5: the MLP of the time embedding, not the blocks' own projections."""
     denoiser = build_denoiser(pretrained[1])
-    frozen = {name for name, parameter in denoiser.named_parameters() if not parameter.requires_grad}
+    frozen = {name for name, parameter in denoiser.named_parameters() if not parameter.requires_grad and not idle(name)}
     assert frozen == {f"unet.time_embedding.linear_{i}.{part}" for i in (1, 2) for part in ("weight", "bias")}
-    assert all(parameter.requires_grad for parameter in small.parameters())
+    assert all(parameter.requires_grad for name, parameter in small.named_parameters() if not idle(name))
 
 
 def test_the_task_token_changes_the_answer(small):
@@ -205,3 +212,28 @@ def test_weights_that_lack_some_are_refused(pretrained, tmp_path):
     UNet2DConditionModel(**TINY | {"layers_per_block": 2}).save_config(tmp_path / "unet")
     with pytest.raises(InputError, match=r"denoiser\.pretrained"):
         build_denoiser(with_denoiser(profile, pretrained=str(tmp_path)))
+
+
+def test_the_folded_attention_to_the_task_is_the_plain_one(small, smoke_profile):
+    torch.manual_seed(0)
+    channels = smoke_profile.image_encoder.out_channels
+    inputs = [torch.randn(2, 4, 8, 8), torch.randn(2, channels, 8, 8), torch.zeros(2, 4, 8, 8)]
+    inputs += [torch.tensor([3, 900]), torch.tensor([0, 1])]
+    folded = small(*inputs)
+    plain = copy.deepcopy(small)
+    plain.unet.set_attn_processor(AttnProcessor())
+    torch.testing.assert_close(folded, plain(*inputs), rtol=0, atol=1e-5)
+
+
+def test_what_the_folded_attention_leaves_idle_does_not_learn(small, smoke_profile):
+    channels = smoke_profile.image_encoder.out_channels
+    model = copy.deepcopy(small)
+    model(
+        torch.randn(1, 4, 8, 8),
+        torch.randn(1, channels, 8, 8),
+        torch.zeros(1, 4, 8, 8),
+        torch.tensor([500]),
+        torch.tensor([0]),
+    ).sum().backward()
+    assert {name for name, p in model.named_parameters() if p.requires_grad and p.grad is None} == set()
+    assert not any(p.requires_grad for name, p in model.named_parameters() if "attn2.to_q" in name)
