@@ -7,7 +7,7 @@ import argparse
 import re
 import shutil
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,13 @@ import pandas as pd
 
 from . import files, paths
 from .errors import InputError
-from .stage_keys import STAGES, read_result
+from .records import Records, check_weights
+from .stage_keys import STAGES, ancestors, read_result
 from .stages import StageRun
-from .tables import TABLES, Records, Table
+from .tables import TABLES, Table
 
+# Whose budget a caption tells, and the section of the profile that says it.
+_TRAININGS = {"02_autoencoder": "autoencoder", "03_encodings": "encodings", "04_diffusion": "diffusion"}
 _MARK = re.compile(r"(<!-- generated: demo -->\n)(.*?)(<!-- end -->)", flags=re.DOTALL)
 
 
@@ -32,33 +35,58 @@ def build_table(name: str, results: Records) -> pd.DataFrame:
     """The table `name` of TABLES from result records.
 
     Raises:
-        InputError: a stage that it needs has no result.
+        InputError: a stage that it needs has no result, or one with weights that are not this run's.
     """
     table = TABLES[name]
     missing = [stage for stage in table.stages if stage not in results]
     if missing:
         raise InputError(f"table {name} needs the result of {missing[0]}; run notebooks/{missing[0]}.ipynb")
+    check_weights(results, table.stages)
     return table.build(results)
 
 
-def markdown_tables(results: Records) -> list[str]:
-    """Every table that `results` allow, as Markdown with title and provenance."""
-    texts = []
+def possible_tables(results: Records) -> Iterator[Table]:
+    """The tables that `results` allow. One whose weights are not this run's is left out, with a line on stderr."""
     for table in TABLES.values():
-        if all(stage in results for stage in table.stages):
-            body = as_markdown(as_text(table.build(results), table.decimals))
-            texts.append(f"**{table.title}.** {provenance(results)}\n\n{body}")
-    return texts
+        if any(stage not in results for stage in table.stages):
+            continue
+        try:
+            check_weights(results, table.stages)
+        except InputError as error:
+            print(f"table {table.name} is left out: {error}", file=sys.stderr)
+            continue
+        yield table
+
+
+def markdown_tables(results: Records) -> list[str]:
+    """Every table that `results` allow, as Markdown with title, provenance and findings."""
+    return [_titled(table, results) for table in possible_tables(results)]
 
 
 def table_of(name: str, run: StageRun, metrics: Mapping[str, Any]) -> Any:
-    """The table `name` for display at the end of the notebook that computed `metrics`, with its provenance."""
+    """The table `name` for display at the end of the notebook that computed `metrics`, as `markdown_tables` has it."""
     from IPython.display import Markdown
 
     results = load_results(run.run_dir) | {run.name: run.record(metrics)}
-    table = TABLES[name]
-    body = as_markdown(as_text(build_table(name, results), table.decimals))
-    return Markdown(f"**{table.title}.** {provenance(results)}\n\n{body}")
+    build_table(name, results)
+    return Markdown(_titled(TABLES[name], results))
+
+
+def _titled(table: Table, results: Records) -> str:
+    body = as_markdown(as_text(table.build(results), table.decimals))
+    parts = [f"**{table.title}.** {provenance(behind(table, results))}", body, *_findings(table, results)]
+    return "\n\n".join(parts)
+
+
+def _findings(table: Table, results: Records) -> list[str]:
+    return [] if table.findings is None else list(table.findings(results))
+
+
+def behind(table: Table, results: Records) -> Records:
+    """Of `results` those that a table is made of, and those that these were made with."""
+    shown = [stage for stage in (*table.stages, *table.also) if stage in results]
+    needed = {other for stage in shown for other in (stage, *ancestors(stage))}
+    return {stage: record for stage, record in results.items() if stage in needed}
 
 
 def provenance(results: Records) -> str:
@@ -75,7 +103,7 @@ def provenance(results: Records) -> str:
     else:
         counts = f"{settings['data']['train_scenes']} for training, {settings['data']['val_scenes']} held out"
         parts.append(f"Data: embedded scenes at {side}, {counts}")
-    for stage, section in (("02_autoencoder", "autoencoder"), ("04_diffusion", "diffusion")):
+    for stage, section in _TRAININGS.items():
         if stage in results:
             training = results[stage]["parameters"][section]["training"]
             parts.append(f"{section}: {training['steps']} steps of batch {training['batch_size']}")
@@ -90,20 +118,16 @@ def provenance(results: Records) -> str:
 
 def write_tables(results: Records, folder: str | Path) -> list[Path]:
     """Write every table that `results` allow into `folder`; each as CSV, Markdown and LaTeX. Returns the files."""
-    written = []
-    for table in TABLES.values():
-        if all(stage in results for stage in table.stages):
-            written += write_table(table, table.build(results), results, folder)
-    return written
+    return [file for table in possible_tables(results) for file in write_table(table, results, folder)]
 
 
-def write_table(table: Table, frame: pd.DataFrame, results: Records, folder: str | Path) -> list[Path]:
-    """Write `frame` as <folder>/<table name>.csv, .md and .tex with title and provenance. Returns the files."""
-    caption = f"{table.title}. {provenance(results)}"
-    text = as_text(frame, table.decimals)
+def write_table(table: Table, results: Records, folder: str | Path) -> list[Path]:
+    """Write <folder>/<table name>.csv, .md and .tex with title and provenance, .md with findings. Returns the files."""
+    caption = f"{table.title}. {provenance(behind(table, results))}"
+    text = as_text(table.build(results), table.decimals)
     contents = {
         "csv": f"# {caption}\n" + text.to_csv(index=False, lineterminator="\n"),
-        "md": f"{caption}\n\n{as_markdown(text)}\n",
+        "md": "\n\n".join([caption, as_markdown(text), *_findings(table, results)]) + "\n",
         "tex": as_latex(text, caption=caption, label=table.name),
     }
     written = []
@@ -204,9 +228,10 @@ def _copy(sources: Iterable[Path], folder: Path) -> list[Path]:
 def readme_block(results: Records, figures: Path) -> str:
     """The generated part of README.md: tables, then the figures of `figures` that exist as PNG."""
     parts = []
-    for table in TABLES.values():
-        if table.in_readme and all(stage in results for stage in table.stages):
+    for table in possible_tables(results):
+        if table.in_readme:
             parts.append(f"**{table.title}**\n\n{as_markdown(as_text(table.build(results), table.decimals))}")
+            parts += _findings(table, results)
     parts.append(provenance(results))
     for figure in sorted(figures.glob("figure_*.png")):
         title = re.sub(r"^figure_(s?\d+)", lambda m: f"Figure {m[1].upper()}", figure.stem).replace("_", " ")

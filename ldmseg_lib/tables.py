@@ -4,15 +4,14 @@ Metrics are fractions in result records and percent in tables. The records are t
 """
 
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import pandas as pd
 
+from .records import Records, percent
 from .supplement import supplement
-
-Records = Mapping[str, Mapping[str, Any]]  # stage name to result record
 
 
 @dataclass(frozen=True)
@@ -25,11 +24,8 @@ class Table:
     build: Callable[[Records], pd.DataFrame]
     decimals: Mapping[str, int] = field(default_factory=dict)  # per column; 1 where not given
     in_readme: bool = True
-
-
-def percent(fraction: float | None) -> float | None:
-    """A fraction as percent; None stays None."""
-    return None if fraction is None else 100.0 * fraction
+    findings: Callable[[Records], Sequence[str]] | None = None  # what the paper found and we did, in sentences
+    also: tuple[str, ...] = ()  # stages whose results it shows too, where there are any
 
 
 def panoptic_quality(results: Records) -> pd.DataFrame:
@@ -162,6 +158,7 @@ TABLES = {
             name="ours_and_paper",
             title="This run beside the supplement",
             stages=("02_autoencoder",),
+            also=("05_panoptic_evaluation",),
             build=ours_and_paper,
         ),
     )

@@ -102,7 +102,8 @@ def nearest_distances(name: str) -> torch.Tensor:
 def test_palettes_are_equidistant_and_differ_in_how_far_apart_their_colours_are(name, distance):
     # around the corners of the circle of hues two of its colours are nearer in a straight line
     assert torch.allclose(nearest_distances(name).median(), torch.tensor(distance), rtol=1e-3)
-    assert nearest_distances(name).max() < 1.01 * distance
+    # of the cube a third is left out, and some colours have lost all their neighbours along the axes
+    assert nearest_distances(name).max() < (1.5 if name == "colors_cube" else 1.01) * distance
 
 
 def test_the_cube_has_seven_levels_and_no_mid_grey():

@@ -27,6 +27,8 @@ def record(stage: str, metrics: dict[str, Any], *, profile: str = "demo", steps:
         "device": "a processor, 2 cores",
         "date": "2024-01-01T00:00:00+00:00",
         "metrics": metrics,
+        "weights": "trained by this notebook",
+        "inputs": {},
         "parameters": {
             "data": {"image_size": 64, "train_scenes": 40, "val_scenes": 8},
             "autoencoder": {"training": training},
@@ -119,6 +121,52 @@ def test_no_number_of_table_s2_is_typed_into_the_library() -> None:
 def test_a_table_without_its_results_names_the_notebook() -> None:
     with pytest.raises(InputError, match=r"run notebooks/05_panoptic_evaluation\.ipynb"):
         results.build_table("panoptic_quality", {})
+
+
+# where the weights come from
+
+
+def weighted(source: str | None, **inputs: str) -> dict[str, dict[str, Any]]:
+    """The records with those of the evaluation's weights changed."""
+    known = records()
+    known["04_diffusion"] = record("04_diffusion", {}) | {"key": "4" * 64}
+    known[EVALUATION] |= {"weights": source, "inputs": {"04_diffusion": "4" * 64} | inputs}
+    return known
+
+
+def test_weights_of_an_earlier_notebook_are_those_of_this_run() -> None:
+    assert len(results.build_table("panoptic_quality", weighted("notebook 04 of this run, averaged"))) == 5
+
+
+@pytest.mark.parametrize(
+    ("source", "inputs", "message"),
+    [
+        (None, {}, "weights of unknown origin"),
+        ("tests/checkpoints/tiny.safetensors", {}, r"weights of unknown origin \('tests/checkpoints/tiny"),
+        (
+            "notebook 04 of this run",
+            {"04_diffusion": "5" * 64},
+            "another 04_diffusion than this run's; run notebooks/05",
+        ),
+        ("notebook 09 of this run", {}, "notebook 09, whose result is not there"),
+    ],
+)
+def test_no_table_is_made_from_weights_of_elsewhere(
+    source: str | None, inputs: dict[str, str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    known = weighted(source, **inputs)
+    with pytest.raises(InputError, match=message):
+        results.build_table("panoptic_quality", known)
+    written = {file.stem for file in results.write_tables(known, tmp_path)}
+    assert written == {"ours_and_paper"}
+    assert "table panoptic_quality is left out: " in capsys.readouterr().err
+
+
+def test_the_weights_of_an_earlier_notebook_must_be_known_too() -> None:
+    known = weighted("notebook 04 of this run")
+    known["04_diffusion"]["weights"] = None
+    with pytest.raises(InputError, match="the result of 04_diffusion has weights of unknown origin"):
+        results.build_table("panoptic_quality", known)
 
 
 # how they are written

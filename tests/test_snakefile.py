@@ -31,7 +31,7 @@ def work(stage):
         pass
     if os.environ.get("FAIL_IN") == stage.name:
         raise RuntimeError("the loss is not a number")
-    return {"reconstruction": {"pq": 0.5, "miou": 0.25}}
+    return {"reconstruction": {"pq": 0.5, "miou": 0.25}, "weights": "trained by this notebook"}
 
 stage.compute(work)
 print("computed", stage.name)"""
