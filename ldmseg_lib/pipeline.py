@@ -16,10 +16,12 @@ from .decoding import decode_latents, stuff_indices
 from .errors import InputError
 from .image_input import Picture, as_rgb, size_of, to_square
 from .inpainting import inpaint
+from .model_card import complete_card
 from .models.autoencoder import MaskAutoencoder
 from .models.denoiser import Denoiser
 from .models.image_encoders import ImageEncoder
 from .panoptic_output import PanopticOutput
+from .ready_weights import EMBEDDED, embedded_folder
 from .sampling import Constraint, branch, one_each, sample_latents
 from .tasks import get_tasks
 from .tiling import count_tiles, fill_batches, place_tiles
@@ -95,14 +97,32 @@ class LDMSegPipeline(DiffusionPipeline):
     def from_pretrained(cls, folder: str | os.PathLike, **settings: Any) -> "LDMSegPipeline":
         """The pipeline that `save_pretrained` wrote to `folder`; weights are read from safetensors alone.
 
+        Args:
+            folder: a folder, a name on the hub, or "embedded": the ready model of the embedded scenes.
+            settings: those of diffusers.
+
         Raises:
             InputError: there is no such pipeline, or a part of it is missing or of another shape.
         """
+        place = embedded_folder() if folder == EMBEDDED else folder
         try:
-            return super().from_pretrained(os.fspath(folder), **{**settings, "use_safetensors": True})
+            return super().from_pretrained(os.fspath(place), **{**settings, "use_safetensors": True})
         except (OSError, ValueError, RuntimeError, SafetensorError) as error:
             reason = " ".join(str(error).split())[:300]
             raise InputError(f"{folder}: no pipeline can be loaded from it ({reason})") from error
+
+    def save_pretrained(
+        self, save_directory: str | os.PathLike, safe_serialization: bool = True, **kwargs: Any
+    ) -> None:
+        """As diffusers does, `push_to_hub` included, but pickles (safe_serialization=False) are an InputError."""
+        if not safe_serialization:
+            raise InputError("safe_serialization=False would write pickles; weights are saved as safetensors alone")
+        super().save_pretrained(os.fspath(save_directory), **kwargs)
+
+    def _upload_folder(self, working_dir: str | os.PathLike, *arguments: Any, **settings: Any) -> Any:
+        """The last step of diffusers' `push_to_hub`, with a card that says something in place of its empty one."""
+        complete_card(working_dir, self)
+        return super()._upload_folder(working_dir, *arguments, **settings)
 
     @property
     def num_ids(self) -> int:

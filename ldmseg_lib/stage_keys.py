@@ -81,11 +81,11 @@ STAGES = _registry(
 
 # Their change makes no other result; those that a stage declares itself stay in.
 _NO_PART = (
-    *("errors", "files", "machine", "paths", "plots", "profiles", "results", "segment_colors", "sources", "stage_keys"),
-    *("stages", "supplement", "tables", "widgets"),
+    *("errors", "files", "machine", "model_card", "paths", "plots", "profiles", "ready_weights", "results"),
+    *("segment_colors", "sources", "stage_keys", "stages", "supplement", "tables", "widgets"),
 )
 # Settings that change how a run goes, not what it makes: a long training may go on with other ones.
-_NO_EFFECT = frozenset({"workers", "checkpoint_every", "keep_checkpoints", "log_every"})
+_NO_EFFECT = frozenset({"workers", "checkpoint_every", "keep_checkpoints", "log_every", "shard"})
 
 
 @dataclass(frozen=True)

@@ -6,12 +6,14 @@ from ..profiles import Profile
 from .panoptic import PanopticDataset
 
 
-def training_split(profile: Profile, root: str | Path, *, seed: int = 0, depth: bool = False) -> PanopticDataset:
+def training_split(
+    profile: Profile, root: str | Path, *, seed: int = 0, depth: bool = False, split: str = "train"
+) -> PanopticDataset:
     """The training images with the paper's augmentation (square resize, horizontal flip) and the profile's filters."""
     data = profile.data
     return PanopticDataset(
         root,
-        "train",
+        split,
         image_size=data.image_size,
         crop_size=data.crop_size,
         num_ids=data.num_ids,
@@ -25,13 +27,19 @@ def training_split(profile: Profile, root: str | Path, *, seed: int = 0, depth: 
 
 
 def validation_split(
-    profile: Profile, root: str | Path, *, seed: int = 0, depth: bool = False, max_images: int | None = None
+    profile: Profile,
+    root: str | Path,
+    *,
+    seed: int = 0,
+    depth: bool = False,
+    max_images: int | None = None,
+    split: str = "val",
 ) -> PanopticDataset:
     """The validation images, whole and unaugmented; the first `max_images` of them, or all."""
     data = profile.data
     return PanopticDataset(
         root,
-        "val",
+        split,
         image_size=data.image_size,
         num_ids=data.num_ids,
         seed=seed,

@@ -33,6 +33,7 @@ SCENE_SEEDS = {
     "test": range(30_000_000, 40_000_000),
     "ready_train": range(40_000_000, 50_000_000),
     "ready_val": range(50_000_000, 60_000_000),
+    "ready_test": range(60_000_000, 70_000_000),
 }
 """Which seeds each split draws from; `ready_*` are for the shipped model. No two splits share a scene."""
 
