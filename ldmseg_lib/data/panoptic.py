@@ -51,6 +51,7 @@ class PanopticDataset(Dataset):
     - `semantic`: int64 [H, W], class index 1..C, 0 is void
     - `depth`: float32 [H, W] inverse depth, NaN unknown, 0 infinitely far; None without `depth=True`
     - `image_id`, `file_name`, `segments_file_name`, `size` (original height, width), `visit`
+    - `mirrored`: whether left and right are exchanged
     - `dropped_segments`: how many segments, the smallest, are void in `ids` because there are more than num_ids - 1
 
     Crop, resize, mirror, in this order; everything random comes from (seed, image id, visit) alone, so samples do not
@@ -144,11 +145,12 @@ class PanopticDataset(Dataset):
         place = self._place(index)
         decoded = self._prepared(place)
         stream = (int(self._annotations.image_ids[place]), int(visit))
-        if self._crops_at_random:
+        if self.crops_at_random:
             decoded = self._resized(self._cropped(decoded, numpy_generator(self.seed, "crop", *stream)))
-        if self.augment and numpy_generator(self.seed, "mirror", *stream).random() < 0.5:
+        mirrored = self.augment and numpy_generator(self.seed, "mirror", *stream).random() < 0.5
+        if mirrored:
             decoded = decoded.map(transforms.mirror, transforms.mirror, transforms.mirror)
-        return self._sample(place, decoded, stream)
+        return self._sample(place, decoded, stream) | {"mirrored": bool(mirrored)}
 
     def ground_truth(self, index: int) -> GroundTruth:
         """The image at `index` for evaluation: whole, at its original size, no segment left out."""
@@ -183,14 +185,15 @@ class PanopticDataset(Dataset):
         return places[:max_images]
 
     @property
-    def _crops_at_random(self) -> bool:
+    def crops_at_random(self) -> bool:
+        """Whether each visit of an image shows another part of it."""
         return self.augment and self.crop_size is not None
 
     def _wants_cache(self, cache: bool | None) -> bool:
         if cache is not None:
             return cache
         sides = self._annotations.sizes[self._places].astype(np.float64)
-        if not self._crops_at_random and (self.image_size or self.crop_size):
+        if not self.crops_at_random and (self.image_size or self.crop_size):
             sides[:] = self.image_size or self.crop_size
         return float(sides.prod(axis=1).sum()) * (6 if self._reader.depth_folder else 4) < CACHE_BYTES
 
@@ -199,7 +202,7 @@ class PanopticDataset(Dataset):
         if self._cache is not None and place in self._cache:
             return self._cache[place]
         decoded = self._reader.read(place)
-        if not self._crops_at_random:
+        if not self.crops_at_random:
             decoded = self._resized(self._cropped(decoded, None))
             # a view of a crop would keep the whole image in memory
             decoded = decoded.map(np.array, np.array, np.array) if self._cache is not None else decoded

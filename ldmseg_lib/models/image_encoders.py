@@ -1,7 +1,8 @@
 """Image encoders: photographs to the feature maps that condition the denoiser. One interface for all.
 
 `encoder(images, size)` takes RGB in [0, 1] and returns [batch, encoder.out_channels, *size], where size is that of the
-mask latents. `encoder.trainable` says whether it learns along with the denoiser.
+mask latents. `encoder.trainable` says whether it learns along with the denoiser. It is `project(features(images), size)`;
+where `encoder.frozen`, `features` never change in training, so that they can be kept (`feature_cache`).
 """
 
 from typing import Any
@@ -66,11 +67,19 @@ class SmallImageEncoder(SafetensorsModel):
         layers += [_ResidualBlock(width), nn.GroupNorm(8, width), nn.SiLU(), nn.Conv2d(width, out_channels, 1)]
         self.layers = nn.Sequential(*layers)
         self.out_channels = out_channels
-        self.trainable = True
+        self.trainable, self.frozen = True, False
+
+    def features(self, images: Images) -> Features:
+        """Features at the encoder's own resolution."""
+        return self.layers(images * 2 - 1)
+
+    def project(self, features: Features, size: tuple[int, int]) -> Features:
+        """Those features at `size`."""
+        return _resized(features, size)
 
     def forward(self, images: Images, size: tuple[int, int]) -> Features:
         """Features of RGB images in [0, 1] at `size`."""
-        return _resized(self.layers(images * 2 - 1), size)
+        return self.project(self.features(images), size)
 
 
 class SDVAEImageEncoder(SafetensorsModel):
@@ -87,7 +96,7 @@ class SDVAEImageEncoder(SafetensorsModel):
         self.encoder, self.quant_conv = vae.encoder, vae.quant_conv
         self.scaling_factor = vae.config.scaling_factor
         self.out_channels = vae.config.latent_channels
-        self.trainable = False
+        self.trainable, self.frozen = False, True
         self.requires_grad_(False)
 
     @classmethod
@@ -98,12 +107,20 @@ class SDVAEImageEncoder(SafetensorsModel):
         encoder.encoder, encoder.quant_conv = vae.encoder, vae.quant_conv
         return encoder.requires_grad_(False).eval()
 
-    def forward(self, images: Images, size: tuple[int, int]) -> Features:
-        """Scaled latent means of RGB images in [0, 1] at `size`."""
+    def features(self, images: Images) -> Features:
+        """Scaled latent means at the VAE's own resolution."""
         moments = self.encoder(images * 2 - 1)
         if self.quant_conv is not None:
             moments = self.quant_conv(moments)
-        return _resized(moments.chunk(2, dim=1)[0] * self.scaling_factor, size)
+        return moments.chunk(2, dim=1)[0] * self.scaling_factor
+
+    def project(self, features: Features, size: tuple[int, int]) -> Features:
+        """Those means at `size`."""
+        return _resized(features, size)
+
+    def forward(self, images: Images, size: tuple[int, int]) -> Features:
+        """Scaled latent means of RGB images in [0, 1] at `size`."""
+        return self.project(self.features(images), size)
 
 
 class ViTImageEncoder(SafetensorsModel):
@@ -137,6 +154,12 @@ class ViTImageEncoder(SafetensorsModel):
             raise InputError(
                 f"image_encoder.input_size {input_size} is no multiple of the ViT's patch size {settings.patch_size}"
             )
+        states = settings.num_hidden_layers + 1
+        if not -states <= layer < states:
+            raise InputError(
+                f"image_encoder.layer {layer} is none of the ViT's {states} hidden states; give"
+                f" {-states} to {states - 1}, -1 being the last"
+            )
         self.backbone = Dinov2Model(settings)
         # the mask token serves only masked training; without gradient it must not count as trainable
         self.backbone.requires_grad_(train_backbone)
@@ -145,7 +168,7 @@ class ViTImageEncoder(SafetensorsModel):
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN)[:, None, None], persistent=False)
         self.register_buffer("std", torch.tensor(IMAGENET_STD)[:, None, None], persistent=False)
         self.out_channels = out_channels
-        self.trainable = True
+        self.trainable, self.frozen = True, not train_backbone
 
     @classmethod
     def from_backbone(cls, backbone: Dinov2Model, **settings: Any) -> "ViTImageEncoder":
@@ -154,28 +177,39 @@ class ViTImageEncoder(SafetensorsModel):
         encoder.backbone.load_state_dict(backbone.state_dict())
         return encoder
 
-    def forward(self, images: Images, size: tuple[int, int]) -> Features:
-        """Projected patch features of RGB images in [0, 1] at `size`."""
+    def features(self, images: Images) -> Features:
+        """Normalised patch tokens in their places, before the projection."""
         side = self.config.input_size
         images = F.interpolate(images, size=(side, side), mode="bicubic", align_corners=False, antialias=True)
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.config.train_backbone):
             hidden = self.backbone((images - self.mean) / self.std, output_hidden_states=True).hidden_states
             tokens = self.backbone.layernorm(hidden[self.config.layer])[:, 1:]
         rows = side // self.backbone.config.patch_size
-        grid = tokens.transpose(1, 2).unflatten(2, (rows, rows))
-        return _resized(self.projection(grid), size)
+        return tokens.transpose(1, 2).unflatten(2, (rows, rows))
+
+    def project(self, features: Features, size: tuple[int, int]) -> Features:
+        """Those tokens through the learned projection, at `size`."""
+        return _resized(self.projection(features), size)
+
+    def forward(self, images: Images, size: tuple[int, int]) -> Features:
+        """Projected patch features of RGB images in [0, 1] at `size`."""
+        return self.project(self.features(images), size)
 
 
 ImageEncoder = SmallImageEncoder | SDVAEImageEncoder | ViTImageEncoder
+KINDS = ("small", "sd_vae", "vit")
 
 
 def build_image_encoder(profile: Profile) -> ImageEncoder:
     """The profile's image encoder; weights come from `image_encoder.pretrained`, where it names any.
 
     Raises:
-        InputError: weights that are neither on disk nor to be fetched; the message says how to point to them.
+        InputError: an unknown kind, or weights that are neither on disk nor to be fetched; the message says how to point
+            to them.
     """
     settings = profile.image_encoder
+    if settings.kind not in KINDS:
+        raise InputError(f"unknown image encoder {settings.kind!r}; valid ones are {', '.join(KINDS)}")
     if settings.kind == "small":
         return SmallImageEncoder(channels=settings.channels or (48, 96), out_channels=settings.out_channels)
     if settings.pretrained is None:

@@ -7,8 +7,6 @@ accumulation, mixed precision, clipping, warm-up and cosine, EMA, a progress bar
 import contextlib
 import json
 import math
-import os
-import signal
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -17,15 +15,12 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
 from ..errors import CheckpointError, InputError
-from ..files import write_text
 from ..profiles import Profile, TrainingProfile
 from ..randomness import torch_generator
 from .checkpoint import (
@@ -37,16 +32,23 @@ from .checkpoint import (
     restore_random_states,
 )
 from .epoch_stream import EpochStream
+from .metrics_file import MetricsFile
+from .preemption import EXIT_RESUMABLE, StopRequest, outlive_stop_request
+from .processes import of_all_processes, of_process, start_accelerator, summed_totals, window_means
+from .sharding import ShardedObjective, laid_out_as, whole
 
-# The exit code of a run that was asked to stop and can go on: EX_TEMPFAIL, which batch systems take as "retry".
-EXIT_RESUMABLE = 75
 # Settings that may change between a run and its continuation without changing the weights.
-_FREE_SETTINGS = {"micro_batch_size", "checkpoint_every", "keep_checkpoints", "log_every", "gradient_checkpointing"}
+_FREE_SETTINGS = {"micro_batch_size", "checkpoint_every", "keep_checkpoints", "log_every"}
+_FREE_SETTINGS |= {"gradient_checkpointing", "shard"}
 
 
 @runtime_checkable
 class Objective(Protocol):
-    """What the loop trains: an nn.Module with these methods, and `trained`, the modules that learn."""
+    """What the loop trains: an nn.Module with these methods, and `trained`, the modules that learn.
+
+    One that also has `after_step()` gets that call after each optimiser step, on every process: for what follows the
+    weights, such as a teacher that is their running mean. What it changes is resumed if it lies in `trained`.
+    """
 
     trained: nn.ModuleDict
 
@@ -86,41 +88,6 @@ def _optimizer(module: nn.Module, settings: TrainingProfile) -> torch.optim.Adam
     return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(0.9, 0.999), fused=True)
 
 
-class MetricsFile:
-    """One JSON object a line; on resume, lines of steps that will be done again are dropped."""
-
-    def __init__(self, path: Path, *, start: int) -> None:
-        self.path = path
-        lines = path.read_text().splitlines() if path.exists() else []
-        kept = []
-        for line in lines:
-            # a killed process can leave half a line
-            with contextlib.suppress(json.JSONDecodeError):
-                kept += [line] if json.loads(line)["step"] <= start else []
-        write_text(path, "".join(f"{line}\n" for line in kept))
-
-    def add(self, values: Mapping[str, float]) -> None:
-        with open(self.path, "a") as file:
-            file.write(json.dumps(values) + "\n")
-
-
-class _StopRequest:
-    """Remembers a SIGTERM (preemption) so that the loop can save before it leaves."""
-
-    def __enter__(self) -> "_StopRequest":
-        self.asked = False
-        with contextlib.suppress(ValueError):  # signals can be handled in the main thread only
-            self.before = signal.signal(signal.SIGTERM, self._ask)
-        return self
-
-    def _ask(self, *_: object) -> None:
-        self.asked = True
-
-    def __exit__(self, *_: object) -> None:
-        with contextlib.suppress(ValueError, AttributeError):
-            signal.signal(signal.SIGTERM, self.before)
-
-
 def train(
     objective: Objective,
     dataset: Dataset,
@@ -133,8 +100,11 @@ def train(
     title: str = "training",
     identity: Mapping[str, Any] | None = None,
     on_log: Callable[[Mapping[str, float]], None] | None = None,
+    measure: Callable[[Any], float | None] | None = None,
 ) -> tuple[TrainingRecord, EMAModel | None]:
     """Train `objective.trained` for `settings.steps` steps, going on from the newest checkpoint in `folder`.
+
+    Under torchrun, or with the same variables set, several processes train together; all of them must call this.
 
     Args:
         objective: what is trained; it lies on the training device afterwards, with the final weights.
@@ -147,38 +117,48 @@ def train(
         title: shown on the progress bar.
         identity: what else, besides `settings`, a checkpoint must agree with to be gone on from, as JSON values.
         on_log: called every `log_every` steps with what goes to metrics.jsonl, on the main process.
+        measure: how good the objective is with the weights that it has during the call (the averaged ones, where there
+            is an EMA); larger is better, None: not known. Called on all processes before a checkpoint is written, and
+            must give all the same. The best checkpoint is kept beside the last ones.
 
     Returns:
         The record of the training, and the EMA of the trained parameters (None without `ema_decay`).
 
     Raises:
         CheckpointError: the folder's checkpoints belong to other settings, or one cannot be written.
-        ProfileError: the batch does not divide into processes and micro-batches.
+        ProfileError: the batch does not divide into processes and micro-batches, or the device lacks the precision.
         InputError: the loss is no longer finite; the last checkpoint is from before.
     """
     folder = Path(folder)
-    precision = {"fp32": "no"}.get(settings.precision, settings.precision)
-    # it remembers the precision of the process's first training and refuses another
-    AcceleratorState._reset_state()
-    # of several processes without GPUs it would make as many trainings, all in one folder, unless told of the CPU
-    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
-    accelerator = Accelerator(mixed_precision=precision, cpu=several and not torch.cuda.is_available())
-    # convolutions run faster on channels-last tensors, on CPUs and GPUs alike
-    objective.to(memory_format=torch.channels_last)
+    accelerator = start_accelerator(settings.precision)
+    processes, device = accelerator.num_processes, accelerator.device
+    checkpoints = CheckpointFolder(folder / "checkpoints", keep=settings.keep_checkpoints)
+    own = {"seed": seed, "title": title, "images": len(dataset), **asdict(settings), **_flat(identity or {})}
+    parts, state = _found(checkpoints, own)
+    if parts:
+        load_part(objective.trained, parts["model"], what=str(checkpoints.folder))
+    sharded = None
+    if settings.shard and processes > 1:
+        sharded = ShardedObjective(objective, device=device, processes=processes)
+    else:
+        # convolutions run faster on channels-last tensors, on CPUs and GPUs alike
+        objective.to(device, memory_format=torch.channels_last)
     parameters = [p for p in objective.trained.parameters() if p.requires_grad]
     ema = EMAModel(parameters, decay=settings.ema_decay, foreach=True) if settings.ema_decay else None
     optimizer = _optimizer(objective.trained, settings)
-    checkpoints = CheckpointFolder(folder / "checkpoints", keep=settings.keep_checkpoints)
-    own = {"seed": seed, "title": title, "images": len(dataset), **asdict(settings), **_flat(identity or {})}
-    state = _resume(checkpoints, own, objective.trained, optimizer, ema)
+    if parts:
+        restore_optimizer(optimizer, parts["optimizer"])
+        if ema is not None:
+            ema.shadow_params = [laid_out_as(parts["ema"][str(i)], p) for i, p in enumerate(parameters)]
+            ema.optimization_step = state["step"]
+        restore_random_states(of_process(parts["random"], accelerator.process_index))
     start, seconds = state["step"], state["seconds"]
 
-    model, optimizer = accelerator.prepare(objective, optimizer)
+    # in evaluation mode it only adds the mixed precision
+    model = accelerator.prepare_model(sharded or objective, evaluation_mode=sharded is not None)
+    optimizer = accelerator.prepare_optimizer(optimizer)
     if accelerator.scaler is not None and state.get("scaler"):
         accelerator.scaler.load_state_dict(state["scaler"])
-    if ema is not None:
-        ema.to(accelerator.device)
-    processes = accelerator.num_processes
     micro = settings.micro_batch_size or max(1, settings.batch_size // processes)
     stream = EpochStream(
         len(dataset),
@@ -193,6 +173,7 @@ def train(
     # an own generator: the loader would otherwise draw from the global one
     own_stream = torch_generator(seed, "loader")
     loader = DataLoader(dataset, batch_sampler=stream, collate_fn=collate, num_workers=workers, generator=own_stream)
+    loader.worker_init_fn = outlive_stop_request
     batches = iter(loader)
     accumulation = settings.batch_size // (micro * processes)
     main = accelerator.is_main_process
@@ -200,31 +181,36 @@ def train(
     window: dict[str, list[Tensor]] = {}
     last = dict(state.get("last", {}))
 
-    def save(step: int) -> None:
+    def save(step: int, *, leaving: bool) -> None:
+        metric = None if measure is None or leaving else _measured(measure, objective, parameters, ema, sharded)
+        parts = {"model": whole(objective.trained.state_dict(), keep=main)}
+        parts["optimizer"] = whole(flatten_optimizer(optimizer.optimizer), keep=main)
+        parts["random"] = of_all_processes(random_states(), accelerator)
+        if ema is not None:
+            parts["ema"] = whole({str(i): p for i, p in enumerate(ema.shadow_params)}, keep=main)
         if main:
-            parts = {"model": objective.trained.state_dict(), "random": random_states()}
-            parts["optimizer"] = flatten_optimizer(optimizer.optimizer)
-            if ema is not None:
-                parts["ema"] = {str(i): p for i, p in enumerate(ema.shadow_params)}
             scaler = accelerator.scaler.state_dict() if accelerator.scaler is not None else None
-            checkpoints.save(step, parts, {"identity": own, "seconds": seconds, "scaler": scaler, "last": last})
+            state = {"identity": own, "seconds": seconds, "scaler": scaler, "last": last}
+            checkpoints.save(step, parts, state, metric=metric)
         accelerator.wait_for_everyone()
 
     model.train()
     began = window_began = time.perf_counter()
     before = seconds
     with (
-        _StopRequest() as stop,
+        StopRequest() as stop,
         tqdm(total=settings.steps, initial=start, desc=title, unit="step", disable=not main, mininterval=1.0) as bar,
     ):
         for step in range(start, settings.steps):
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(settings, step)
             micros = [_to_device(next(batches), accelerator.device) for _ in range(accumulation)]
-            totals, stop_anywhere = _totals(objective, micros, accelerator, stop.asked)
+            totals, stop_anywhere = summed_totals(objective, micros, accelerator, stop.asked)
             for number, batch in enumerate(micros):
                 last_micro = number == accumulation - 1
-                with contextlib.nullcontext() if last_micro else accelerator.no_sync(model):
+                if sharded is not None:
+                    sharded.synchronise(last_micro)
+                with contextlib.nullcontext() if last_micro or sharded else accelerator.no_sync(model):
                     terms = model(batch, totals)
                     # processes average their gradients, but the totals are already those of all
                     accelerator.backward(terms["loss"] * processes)
@@ -235,13 +221,15 @@ def train(
             optimizer.zero_grad(set_to_none=True)
             if ema is not None:
                 ema.step(parameters)
+            if hasattr(objective, "after_step"):
+                objective.after_step()
             done = step + 1
             seconds = before + time.perf_counter() - began
             if done % settings.log_every == 0 or done == settings.steps:
                 now = time.perf_counter()
                 steps_in_window = (len(window["loss"])) // accumulation
                 rate = steps_in_window * settings.batch_size / (now - window_began)
-                last = _window_means(window, steps_in_window, accelerator)
+                last = window_means(window, steps_in_window, accelerator)
                 window, window_began = {}, now
                 _require_finite(last["loss"], title, done)
                 if main:
@@ -257,11 +245,17 @@ def train(
             if done % settings.checkpoint_every == 0 or done == settings.steps or leave:
                 if accelerator.scaler is None:
                     _require_finite(terms["loss"].item(), title, done)
-                save(done)
+                save(done, leaving=leave and done < settings.steps)
             if leave and done < settings.steps:
                 print(f"{title}: asked to stop; saved at step {done}, start again to go on", file=sys.stderr)
                 sys.exit(EXIT_RESUMABLE)
     accelerator.unwrap_model(model, keep_fp32_wrapper=False)
+    if sharded is not None:
+        sharded.restore()
+        objective.to(device)
+        if ema is not None:
+            ema.shadow_params = [*whole({str(i): p for i, p in enumerate(ema.shadow_params)}).values()]
+            ema.to(device)
     # as it will be when it is loaded again, so that both round alike
     objective.to(memory_format=torch.contiguous_format)
     images = settings.steps * settings.batch_size
@@ -276,18 +270,14 @@ def train(
     return record, ema
 
 
-def _resume(
-    checkpoints: CheckpointFolder,
-    identity: Mapping[str, Any],
-    trained: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    ema: EMAModel | None,
-) -> dict[str, Any]:
+def _found(
+    checkpoints: CheckpointFolder, identity: Mapping[str, Any]
+) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
+    """The newest checkpoint's tensors and state, once it is sure that it is of this training; else nothing, step 0."""
     found = checkpoints.load()
     if found is None:
-        return {"step": 0, "seconds": 0.0}
-    parts, state = found
-    theirs = state.get("identity", {})
+        return {}, {"step": 0, "seconds": 0.0}
+    theirs = found[1].get("identity", {})
     differing = [k for k in identity if k not in _FREE_SETTINGS and _plain(identity[k]) != theirs.get(k)]
     if differing:
         parts_text = ", ".join(f"{k} is {theirs.get(k)!r} there and {identity[k]!r} here" for k in differing)
@@ -295,13 +285,28 @@ def _resume(
             f"{checkpoints.folder}: its checkpoints belong to another training ({parts_text}); choose another run"
             " folder or remove this one"
         )
-    load_part(trained, parts["model"], what=str(checkpoints.folder))
-    restore_optimizer(optimizer, parts["optimizer"])
-    if ema is not None:
-        ema.shadow_params = [parts["ema"][str(i)] for i in range(len(ema.shadow_params))]
-        ema.optimization_step = state["step"]
-    restore_random_states(parts["random"])
-    return state
+    return found
+
+
+@torch.no_grad()
+def _measured(
+    measure: Callable[[Any], float | None],
+    objective: Any,
+    parameters: list[nn.Parameter],
+    ema: EMAModel | None,
+    sharded: ShardedObjective | None,
+) -> float | None:
+    """What `measure` says of the averaged weights, or of the present ones; training weights are back afterwards."""
+    objective.eval()
+    with sharded.gathered(ema) if sharded is not None else contextlib.nullcontext():
+        if ema is not None and sharded is None:
+            ema.store(parameters)
+            ema.copy_to(parameters)
+        value = measure(objective)
+        if ema is not None and sharded is None:
+            ema.restore(parameters)
+    objective.train()
+    return value if value is not None and math.isfinite(value) else None
 
 
 def seen_settings(profile: Profile, *sections: str) -> dict[str, Any]:
@@ -327,34 +332,6 @@ def _plain(value: Any) -> Any:
 
 def _to_device(batch: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
     return {k: v.to(device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in batch.items()}
-
-
-def _totals(
-    objective: Objective, micros: list[dict[str, Any]], accelerator: Accelerator, asked: bool
-) -> tuple[dict[str, float], bool]:
-    """The effective batch's normalisers, added up over micro-batches and processes; whether any process was asked."""
-    shares = [objective.normalisers(batch) for batch in micros]
-    names = list(shares[0])
-    values = torch.tensor([*(sum(share[name] for share in shares) for name in names), asked], device=accelerator.device)
-    if accelerator.num_processes > 1:
-        values = accelerator.reduce(values, "sum")
-    *totals, any_asked = values.tolist()
-    return dict(zip(names, totals, strict=True)), any_asked > 0
-
-
-def _window_means(window: Mapping[str, list[Tensor]], steps: int, accelerator: Accelerator) -> dict[str, float]:
-    """Mean over the window's steps of each term; terms of micro-batches and processes add up to a step's."""
-    names = list(window)
-    terms = torch.stack([torch.stack(window[name]).float() for name in names])
-    if accelerator.scaler is not None:
-        # fp16 overflows now and then, and the scaler skips such a step; not a number where all of them did
-        finite = terms.isfinite()
-        values = terms.where(finite, 0.0).sum(1) * terms.shape[1] / finite.sum(1) / steps
-    else:
-        values = terms.sum(1) / steps
-    if accelerator.num_processes > 1:
-        values = accelerator.reduce(values, "sum")
-    return dict(zip(names, values.tolist(), strict=True))
 
 
 def _require_finite(loss: float, title: str, step: int) -> None:
