@@ -58,6 +58,7 @@ class TrainingProfile:
     gradient_clip: float
     precision: Literal["fp32", "fp16", "bf16"]
     gradient_checkpointing: bool
+    shard: bool  # split weights, gradients and optimiser state over the processes (FSDP2), for small cards
     ema_decay: float | None
     checkpoint_every: int
     keep_checkpoints: int
@@ -122,7 +123,7 @@ class EvaluationProfile:
 
     num_images: int | None  # the first so many of the validation split; None: all
     batch_size: int
-    sampler: Literal["ddim", "ddpm", "dpmsolver++", "unipc", "lcm"]
+    sampler: Literal["ddim", "ddpm", "dpmsolver++", "unipc", "consistency"]
     num_inference_steps: int
     threshold: float
     min_area: int  # pixels at the evaluated size
@@ -136,9 +137,59 @@ class InpaintingProfile:
     num_images: int | None  # the first so many of the validation split; None: all
     drop_rates: tuple[float, ...]  # shares of an image's blocks
     block_sizes: tuple[int, ...]  # sides in latent cells
-    sampler: Literal["ddim", "ddpm", "dpmsolver++", "unipc", "lcm"]
+    sampler: Literal["ddim", "ddpm", "dpmsolver++", "unipc", "consistency"]
     num_inference_steps: int
     resamplings: int  # times that each step is done (RePaint); 1: the plain loop
+
+
+@dataclass(frozen=True)
+class MAEProfile:
+    """A plain ViT pretrained by masked autoencoding (He et al., CVPR 2022), the baseline's first backbone.
+
+    With `pretrained`, its shape comes from that checkpoint and everything below `input_size` must be null.
+    """
+
+    pretrained: str | None  # folder or hub name of the weights; None: pretrained by notebook 09
+    input_size: int  # side in pixels that the ViT sees
+    patch_size: int | None
+    hidden_size: int | None
+    layers: int | None
+    heads: int | None
+    decoder_hidden_size: int | None  # of the decoder that is thrown away afterwards
+    decoder_layers: int | None
+    mask_ratio: float | None  # share of the patches that are hidden
+    training: TrainingProfile | None
+
+
+@dataclass(frozen=True)
+class SelfDistilledProfile:
+    """A plain ViT pretrained by self-distillation (DINOv2), the baseline's second backbone."""
+
+    pretrained: str | None  # folder or hub name of the weights; None: the one that notebook 07 pretrained
+    input_size: int  # side in pixels that the ViT sees
+
+
+@dataclass(frozen=True)
+class Mask2FormerProfile:
+    """The baseline: Mask2Former on plain ViTs (supplement A, "Mask2Former Baselines")."""
+
+    mae: MAEProfile
+    self_distilled: SelfDistilledProfile
+    channels: int  # width of the neck's maps and of the decoder
+    mask_channels: int  # length of the mask embeddings
+    feedforward: int
+    heads: int
+    layers: int  # masked-attention layers
+    queries: int
+    finest: Literal[2, 4]  # resolution of the mask features, as a multiple of the ViT's grid
+    num_points: int  # sampled points of the matching and of each mask's losses
+    class_weight: float
+    mask_weight: float
+    dice_weight: float
+    no_object_weight: float  # of the unmatched queries in the class loss
+    threshold: float  # queries whose class is less probable are dropped
+    overlap: float  # share of a query's mask that must be left to it
+    training: TrainingProfile
 
 
 @dataclass(frozen=True)
@@ -153,6 +204,7 @@ class Profile:
     diffusion: DiffusionProfile
     evaluation: EvaluationProfile
     inpainting: InpaintingProfile
+    mask2former: Mask2FormerProfile
 
     @classmethod
     def load(cls, name_or_path: str | Path, overrides: Mapping[str, Any] | str | None = None) -> "Profile":

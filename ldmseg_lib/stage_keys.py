@@ -72,6 +72,12 @@ STAGES = _registry(
         inputs=("01_dataset", "02_autoencoder", "04_diffusion"),
         sections=("data", "evaluation.threshold", "evaluation.min_area", "inpainting"),
     ),
+    Stage(
+        name="11_mask_editor",
+        makes="the mask editor's record",
+        inputs=("01_dataset", "02_autoencoder", "04_diffusion"),
+        sections=("data",),
+    ),
     last=Stage(
         name="14_paper_and_ours",
         makes="the tables beside the paper's",

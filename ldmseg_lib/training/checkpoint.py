@@ -7,15 +7,18 @@ Optimiser state is flattened into "optimizer/state/<parameter>/<name>"; random s
 reads or writes a pickle.
 """
 
+import contextlib
 import hashlib
 import json
 import os
+import random
 import shutil
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -23,6 +26,7 @@ from torch import Tensor, nn
 
 from ..errors import CheckpointError
 from ..files import write_json
+from .sharding import laid_out_as
 
 TENSORS, STATE = "tensors.safetensors", "state.json"
 
@@ -30,6 +34,15 @@ TENSORS, STATE = "tensors.safetensors", "state.json"
 def _digest(path: Path) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _flush_folder(folder: Path) -> None:
+    """Bring a rename to the disk, so that a power cut after older files were removed finds the new one."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def flatten_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -50,30 +63,41 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Te
         if value.ndim:
             # files hold plain layouts; fused optimisers walk through memory and would pair channels-last parameters
             # with other elements' moments
-            value = torch.empty_like(parameters[int(index)], dtype=value.dtype).copy_(value)
+            value = laid_out_as(value, parameters[int(index)])
         state.setdefault(int(index), {})[name] = value
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
 def random_states() -> dict[str, Tensor]:
-    """The states of torch's global generators. Training draws from keyed streams; user code may not."""
+    """The states of the global generators of torch, NumPy and Python. Training draws from keyed streams; user code may
+    not."""
     states = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
-        states |= {f"cuda{i}": state for i, state in enumerate(torch.cuda.get_rng_state_all())}
-    return states
+        states["cuda"] = torch.cuda.get_rng_state()
+    _, keys, *rest = np.random.get_state(legacy=True)  # noqa: NPY002 - the global one is meant
+    states |= {"numpy": torch.from_numpy(keys.astype(np.int64)), "numpy_rest": torch.tensor(rest, dtype=torch.float64)}
+    _, words, gauss = random.getstate()
+    states["python"] = torch.tensor(words, dtype=torch.int64)
+    return states | {"python_gauss": torch.tensor([gauss is not None, gauss or 0.0], dtype=torch.float64)}
 
 
 def restore_random_states(states: Mapping[str, Tensor]) -> None:
     """Put back what `random_states` took, for the devices that are there."""
     if "cpu" in states:
         torch.set_rng_state(states["cpu"].cpu())
-    for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
-        if f"cuda{index}" in states:
-            torch.cuda.set_rng_state(states[f"cuda{index}"].cpu(), index)
+    if "cuda" in states and torch.cuda.is_available():
+        torch.cuda.set_rng_state(states["cuda"].cpu())
+    if "numpy" in states:
+        position, has_gauss, gauss = states["numpy_rest"].tolist()
+        keys = states["numpy"].numpy().astype(np.uint32)
+        np.random.set_state(("MT19937", keys, int(position), int(has_gauss), gauss))  # noqa: NPY002
+    if "python" in states:
+        has_gauss, gauss = states["python_gauss"].tolist()
+        random.setstate((3, tuple(states["python"].tolist()), gauss if has_gauss else None))
 
 
 class CheckpointFolder:
-    """The checkpoints of one training, the last `keep` of them kept."""
+    """The checkpoints of one training: the last `keep` of them are kept, and the one with the best metric."""
 
     def __init__(self, folder: str | os.PathLike, *, keep: int = 2) -> None:
         self.folder, self.keep = Path(folder), keep
@@ -86,13 +110,29 @@ class CheckpointFolder:
     def _path(self, step: int) -> Path:
         return self.folder / f"step-{step:08d}"
 
-    def save(self, step: int, parts: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]) -> Path:
-        """Write the checkpoint of `step`; older ones beyond `keep` go only when it is whole.
+    def metrics(self) -> dict[int, float]:
+        """The metric of each checkpoint that has one, by step; larger is better."""
+        found = {}
+        for step in self.steps():
+            with contextlib.suppress(OSError, ValueError, AttributeError, TypeError):
+                found[step] = float(json.loads((self._path(step) / STATE).read_text()).get("metric"))
+        return found
+
+    def save(
+        self,
+        step: int,
+        parts: Mapping[str, Mapping[str, Tensor]],
+        state: Mapping[str, Any],
+        *,
+        metric: float | None = None,
+    ) -> Path:
+        """Write the checkpoint of `step`; older ones beyond `keep`, but for the best, go only when it is whole.
 
         Args:
             step: optimiser steps done.
             parts: named groups of tensors, such as {"model": state_dict, "ema": ...}.
             state: what JSON can hold.
+            metric: how good the weights are, larger being better; None: not measured.
 
         Raises:
             CheckpointError: the disk is full or not writable; the checkpoints before stay as they are.
@@ -111,17 +151,21 @@ class CheckpointFolder:
             save_file(tensors, aside / TENSORS)
             with open(aside / TENSORS, "rb") as written:
                 os.fsync(written.fileno())
-            write_json(aside / STATE, {**state, "step": step, "sha256": _digest(aside / TENSORS)})
+            write_json(aside / STATE, {**state, "step": step, "metric": metric, "sha256": _digest(aside / TENSORS)})
             if final.exists():
                 shutil.rmtree(final)
             os.replace(aside, final)
+            _flush_folder(self.folder)
         except (OSError, ValueError, SafetensorError) as error:
             shutil.rmtree(aside, ignore_errors=True)
             last = f"the last good one is {self._path(self.steps()[-1])}" if self.steps() else "there is none before it"
             raise CheckpointError(f"{final}: the checkpoint could not be written ({error}); {last}") from error
         # later ones are damaged: the training went on from one before them
         steps = [other for other in self.steps() if other <= step]
-        for old in {*self.steps()} - {*steps[-max(1, self.keep) :]}:
+        kept = {*steps[-max(1, self.keep) :]}
+        metrics = {other: value for other, value in self.metrics().items() if other <= step}
+        kept |= {max(metrics, key=lambda other: (metrics[other], other))} if metrics else set()
+        for old in {*self.steps()} - kept:
             shutil.rmtree(self._path(old), ignore_errors=True)
         return final
 

@@ -22,6 +22,7 @@ SETTINGS = {
     "gradient_clip": 1.0,
     "precision": "fp32",
     "gradient_checkpointing": False,
+    "shard": False,
     "ema_decay": 0.9,
     "checkpoint_every": 2,
     "keep_checkpoints": 2,
