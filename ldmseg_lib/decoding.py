@@ -18,6 +18,8 @@ from .tiling import TileGrid, place_tiles
 Logits = Iterable[Float[Tensor, "channels rows columns"]]
 """Those of an image's tiles in the order of its grid, or of the whole image alone; consumed one at a time."""
 
+_KNOWN = ("instance", "semantic", "depth")
+
 
 def decode_latents(
     latents: Mapping[str, Float[Tensor, "tiles channels rows columns"]],
@@ -70,7 +72,8 @@ def decode_image(
     """The maps of one image from the decoder's outputs for each task.
 
     Args:
-        outputs: of the tasks "instance", "semantic" and "depth", those that there are.
+        outputs: by task. What other tasks than "instance", "semantic" and "depth" make is in `maps`: values of one
+            channel as they are, of several channels the best label from 1.
         size: (height, width) of the image.
         grid: of the tiles; None: the whole image at once.
         num_ids: of the decoder.
@@ -79,7 +82,7 @@ def decode_image(
         min_area: in pixels of the image.
 
     Raises:
-        InputError: depth in tiles.
+        InputError: depth, or another map of values, in tiles.
     """
     instance = semantic = None
     num_classes = min(len(categories), num_ids - 1)
@@ -99,7 +102,22 @@ def decode_image(
         semantic=[None if semantic is None else _numpy(semantic)],
         depth=[depth_map(outputs["depth"], size, grid) if "depth" in outputs else None],
         categories=[dict(category) for category in categories],
+        maps={task: [further_map(values, size, grid)] for task, values in outputs.items() if task not in _KNOWN},
     )
+
+
+def further_map(
+    values: Logits, size: tuple[int, int], grid: TileGrid | None
+) -> Int32[np.ndarray, "height width"] | Float32[np.ndarray, "height width"]:
+    """The map of a task that was added: labels from 1 of several channels, or the values of one channel.
+
+    Raises:
+        InputError: values in tiles, as for `depth_map`.
+    """
+    first, *rest = values
+    if len(first) == 1:
+        return depth_map([first, *rest], size, grid)
+    return _numpy(class_map([first, *rest], size, grid, num_classes=len(first) - 1))
 
 
 def instance_map(

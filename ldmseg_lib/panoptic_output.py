@@ -14,6 +14,21 @@ from .errors import InputError
 from .files import inside, read_json, replacing, write_json
 
 
+@dataclass(frozen=True)
+class DepthConvention:
+    """What the numbers of a predicted depth map mean: relative inverse depth, as in its targets (supplement A).
+
+    `nearest` and `farthest` are the values of an image's nearest and farthest pixel. True inverse depth is s * map + b,
+    with s > 0 and b of each image its own: `evaluation.depth_metrics.align_scale_and_shift` fits them where some true
+    depth is known, and depth is 1 / (s * map + b).
+    """
+
+    quantity: str = "inverse depth"
+    alignment: str = "scale and shift of each image, by least squares in inverse depth"
+    nearest: float = 1.0
+    farthest: float = -1.0
+
+
 @dataclass
 class PanopticOutput:
     """Predictions, lists with one entry an image, at the images' own sizes.
@@ -21,7 +36,8 @@ class PanopticOutput:
     `ids`: int32 [H, W], 0 where there is no segment. `segments`: dicts of id, category_id (None without the semantic
     task), isthing, area. `instance_ids`: int32 [H, W], the same before classes were voted and equal stuff was merged.
     `semantic`: int32 [H, W] class indices, 0 is void, or None. `depth`: float32 [H, W] relative inverse depth in about
-    [-1, 1] (larger is nearer, up to scale and shift), or None.
+    [-1, 1] (see `depth_convention`), or None. `maps`: by name, such lists of further tasks: int32 [H, W] labels from 1,
+    or float32 [H, W] values.
     """
 
     ids: list[np.ndarray] = field(default_factory=list)
@@ -30,6 +46,7 @@ class PanopticOutput:
     semantic: list[np.ndarray | None] = field(default_factory=list)
     depth: list[np.ndarray | None] = field(default_factory=list)
     categories: list[dict[str, Any]] = field(default_factory=list)
+    maps: dict[str, list[np.ndarray]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -38,7 +55,14 @@ class PanopticOutput:
         """Append the images of `other`."""
         for name in ("ids", "segments", "instance_ids", "semantic", "depth"):
             getattr(self, name).extend(getattr(other, name))
+        for name, maps in other.maps.items():
+            self.maps.setdefault(name, []).extend(maps)
         self.categories = other.categories or self.categories
+
+    @property
+    def depth_convention(self) -> DepthConvention | None:
+        """What the numbers in `depth` mean and how they are aligned with true depth; None where there is no depth."""
+        return DepthConvention() if any(depth is not None for depth in self.depth) else None
 
     def save_coco(
         self,

@@ -4,9 +4,11 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
 from ldmseg_lib.errors import InputError
 from ldmseg_lib.panoptic_output import PanopticOutput
+from ldmseg_lib.tasks import relative_depth
 
 CATEGORIES = [{"id": 7, "name": "ball", "isthing": 1}, {"id": 9, "name": "floor", "isthing": 0}]
 
@@ -97,3 +99,23 @@ def test_outputs_are_appended_image_by_image():
     assert both.segments[3] == output().segments[0]
     both.extend(PanopticOutput())
     assert both.categories == CATEGORIES
+
+
+def test_depth_comes_with_what_its_numbers_mean():
+    """A reader of the output alone can align it: nearest is 1, farthest -1, linear in inverse depth."""
+    both = output()
+    assert both.depth_convention is None
+    both.depth[1] = np.zeros((2, 3), np.float32)
+    convention = both.depth_convention
+    assert convention is not None and convention.quantity == "inverse depth"
+    near_and_far = torch.tensor([[[1 / 2.0, 1 / 8.0]]])  # inverse depth of 2 m and of 8 m
+    assert relative_depth(near_and_far).flatten().tolist() == [convention.nearest, convention.farthest]
+
+
+def test_maps_of_further_tasks_are_appended_too():
+    both = PanopticOutput()
+    for label in (1, 2):
+        one = output()
+        one.maps = {"foreground": [np.full((2, 3), label, np.int32)] * len(one)}
+        both.extend(one)
+    assert [int(labels[0, 0]) for labels in both.maps["foreground"]] == [1, 1, 1, 2, 2, 2]

@@ -71,9 +71,15 @@ class FolderReader:
             extra_id = max(category["id"] for category in self.categories) + 1
             self.categories.append({"id": extra_id, "name": "background", "isthing": 0})
         if depth and files.depth is None:
-            raise DatasetError(f"{files.images.parent}: no folder depth/ with depth PNGs beside {files.images.name}/")
+            raise DatasetError(
+                f"{files.images.parent}: no folder depth/ with depth PNGs beside {files.images.name}/;"
+                " `python -m ldmseg_lib.data.depth ROOT` makes it"
+            )
         if depth and annotations.depth_scale is None:
-            raise DatasetError(f"{files.annotations}: depth needs info.depth_scale, inverse depth of one PNG step")
+            raise DatasetError(
+                f"{files.annotations}: depth needs info.depth_scale, inverse depth of one PNG step;"
+                " `python -m ldmseg_lib.data.depth ROOT` writes it when all depth PNGs are there"
+            )
 
     def read(self, place: int) -> Decoded:
         """Decode the files of the image at `place`.

@@ -28,35 +28,69 @@ class Cleaning:
 ARG_MAX = Cleaning(threshold=0.0, min_area=0)
 
 
-class SegmentationScores:
-    """Class-agnostic PQ, panoptic PQ and mIoU over images, from pipeline outputs and ground truth.
-
-    Class-agnostic PQ takes the instance ids before classes are voted and before equal stuff is merged.
-    """
+class InstanceScores:
+    """Class-agnostic PQ of the instance ids, before classes are voted and before equal stuff is merged."""
 
     def __init__(self, dataset: PanopticDataset) -> None:
-        self.class_agnostic = PanopticQuality(dataset.categories, class_agnostic=True)
-        self.panoptic = PanopticQuality(dataset.categories)
-        self.semantic = SemanticIoU(dataset.num_classes)
-        self.class_index = dataset.class_index
+        self.quality = PanopticQuality(dataset.categories, class_agnostic=True)
 
     def update(self, truth: GroundTruth, output: PanopticOutput, index: int) -> None:
         """Add the `index`-th image of `output`, whose ground truth is `truth`."""
         ids = output.instance_ids[index]
         found = [{"id": int(i), "category_id": 1} for i in np.unique(ids) if i]
-        self.class_agnostic.update(truth.ids, truth.segments, ids, found)
-        self.panoptic.update(truth.ids, truth.segments, output.ids[index], output.segments[index])
-        self.semantic.update(semantic_map(truth, self.class_index), output.semantic[index])
+        self.quality.update(truth.ids, truth.segments, ids, found)
+
+    def compute(self) -> dict[str, Any]:
+        """{"class_agnostic": as `PanopticQuality.compute`}."""
+        return {"class_agnostic": self.quality.compute()}
+
+
+class PanopticScores:
+    """PQ of the merged panoptic map."""
+
+    def __init__(self, dataset: PanopticDataset) -> None:
+        self.quality = PanopticQuality(dataset.categories)
+
+    def update(self, truth: GroundTruth, output: PanopticOutput, index: int) -> None:
+        """Add the `index`-th image of `output`, whose ground truth is `truth`."""
+        self.quality.update(truth.ids, truth.segments, output.ids[index], output.segments[index])
+
+    def compute(self) -> dict[str, Any]:
+        """{"panoptic": as `PanopticQuality.compute`}."""
+        return {"panoptic": self.quality.compute()}
+
+
+class SemanticScores:
+    """mIoU of the semantic map."""
+
+    def __init__(self, dataset: PanopticDataset) -> None:
+        self.overlap = SemanticIoU(dataset.num_classes)
+        self.class_index = dataset.class_index
+
+    def update(self, truth: GroundTruth, output: PanopticOutput, index: int) -> None:
+        """Add the `index`-th image of `output`, whose ground truth is `truth`."""
+        self.overlap.update(semantic_map(truth, self.class_index), output.semantic[index])
+
+    def compute(self) -> dict[str, Any]:
+        """{"miou", "iou" of each class}."""
+        semantic = self.overlap.compute()
+        return {"miou": semantic["miou"], "iou": semantic["per_class"]}
+
+
+class SegmentationScores:
+    """Class-agnostic PQ, panoptic PQ and mIoU over images, from pipeline outputs and ground truth."""
+
+    def __init__(self, dataset: PanopticDataset) -> None:
+        self.parts = (InstanceScores(dataset), PanopticScores(dataset), SemanticScores(dataset))
+
+    def update(self, truth: GroundTruth, output: PanopticOutput, index: int) -> None:
+        """Add the `index`-th image of `output`, whose ground truth is `truth`."""
+        for part in self.parts:
+            part.update(truth, output, index)
 
     def compute(self) -> dict[str, Any]:
         """{"class_agnostic", "panoptic"} as `PanopticQuality.compute`, {"miou", "iou"} of the semantic map."""
-        semantic = self.semantic.compute()
-        return {
-            "class_agnostic": self.class_agnostic.compute(),
-            "panoptic": self.panoptic.compute(),
-            "miou": semantic["miou"],
-            "iou": semantic["per_class"],
-        }
+        return {name: value for part in self.parts for name, value in part.compute().items()}
 
 
 def semantic_map(truth: GroundTruth, class_index: Mapping[int, int]) -> np.ndarray:

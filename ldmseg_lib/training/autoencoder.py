@@ -62,13 +62,31 @@ class AutoencoderObjective(nn.Module):
         return {"loss": cross_entropy + bce + dice, "cross_entropy": cross_entropy, "bce": bce, "dice": dice}
 
 
+def id_maps(batch: Mapping[str, Any]) -> Tensor:
+    """The id maps [batch, height, width] of a batch."""
+    return batch["ids"]
+
+
 @torch.no_grad()
-def measure_latent_std(autoencoder: MaskAutoencoder, dataset: PanopticDataset, *, images: int = 512) -> float:
-    """Standard deviation over all elements of the unscaled latents of the first `images` id maps."""
+def measure_latent_std(
+    autoencoder: MaskAutoencoder,
+    dataset: PanopticDataset,
+    *,
+    images: int = 512,
+    target: Callable[[Mapping[str, Any]], Tensor] = id_maps,
+) -> float:
+    """Standard deviation over all elements of the unscaled latents of the first `images` images.
+
+    Args:
+        autoencoder: any.
+        dataset: what it was trained on.
+        images: how many.
+        target: the maps [batch, height, width] of a batch that the autoencoder encodes.
+    """
     device, total, squares, count = autoencoder.device, 0.0, 0.0, 0
     for start in range(0, min(images, len(dataset)), 32):
         batch = collate([dataset[i] for i in range(start, min(start + 32, images, len(dataset)))])
-        mean = autoencoder.encode(batch["ids"].to(device)).mean.double()
+        mean = autoencoder.encode(target(batch).to(device)).mean.double()
         total, squares, count = total + mean.sum().item(), squares + mean.square().sum().item(), count + mean.numel()
     return (squares / count - (total / count) ** 2) ** 0.5
 

@@ -149,6 +149,7 @@ def train_diffusion(
     folder: str | Path,
     *,
     seed: int = 0,
+    start: LDMSegPipeline | None = None,
     trained_on_photographs: bool = False,
     on_log: Callable[[Mapping[str, float]], None] | None = None,
 ) -> tuple[LDMSegPipeline, TrainingRecord]:
@@ -156,12 +157,27 @@ def train_diffusion(
 
     `folder`/pipeline holds the averaged weights where the profile has an EMA, `folder`/pipeline_last the last step's.
 
+    Args:
+        profile: the settings.
+        dataset: the training split.
+        autoencoders: by the names that tasks use.
+        folder: gets checkpoints, metrics and pipelines.
+        seed: of everything drawn.
+        start: a trained pipeline whose denoiser and image encoder are gone on from, by copies; tasks that it does not
+            know get new tokens. None: from the beginning.
+        trained_on_photographs: what the pipeline says of itself.
+        on_log: as `ldmseg_lib.training.loop.train`.
+
     Returns:
         The averaged pipeline (the last step's without EMA), and the record of the training.
     """
     torch.manual_seed(seed)
-    image_encoder = build_image_encoder(profile)
-    denoiser = build_denoiser(profile, image_channels=image_encoder.out_channels)
+    if start is None:
+        image_encoder = build_image_encoder(profile)
+        denoiser = build_denoiser(profile, image_channels=image_encoder.out_channels)
+    else:
+        image_encoder = copy.deepcopy(start.image_encoder)
+        denoiser = start.denoiser.with_tasks(list(profile.diffusion.tasks))
     if profile.diffusion.training.gradient_checkpointing:
         denoiser.unet.enable_gradient_checkpointing()
     objective = DiffusionObjective(denoiser, image_encoder, autoencoders, profile.diffusion, seed=seed)

@@ -237,3 +237,26 @@ def test_what_the_folded_attention_leaves_idle_does_not_learn(small, smoke_profi
     ).sum().backward()
     assert {name for name, p in model.named_parameters() if p.requires_grad and p.grad is None} == set()
     assert not any(p.requires_grad for name, p in model.named_parameters() if "attn2.to_q" in name)
+
+
+def test_a_copy_with_another_task_answers_the_old_ones_as_before():
+    """What multi-task training goes on from: nothing but the new token is new."""
+    torch.manual_seed(0)
+    profile = Profile.load("smoke")
+    old = build_denoiser(profile).eval()
+    grown = old.with_tasks(["instance", "depth", "semantic"])
+    assert grown.config.tasks == ["instance", "depth", "semantic"] and old.config.tasks == ["instance", "semantic"]
+    latents, image = torch.randn(2, 4, 8, 8), torch.randn(2, profile.image_encoder.out_channels, 8, 8)
+    arguments = (latents, image, torch.zeros_like(latents), torch.tensor([10, 900]))
+    with torch.no_grad():
+        for task in ("instance", "semantic"):
+            before, after = (model(*arguments, model.task_ids([task, task])) for model in (old, grown))
+            assert torch.equal(before, after)
+        assert not torch.allclose(grown(*arguments, grown.task_ids(["depth"] * 2)), after, atol=1e-4)
+    flags = [[p.requires_grad for p in model.unet.parameters()] for model in (old, grown)]
+    assert flags[0] == flags[1] and grown.task_tokens.weight.requires_grad
+    with torch.no_grad():
+        grown.task_tokens.weight.add_(1)
+        grown.unet.conv_in.weight.add_(1)
+    with torch.no_grad():
+        assert torch.equal(old(*arguments, old.task_ids(["semantic"] * 2)), before)
