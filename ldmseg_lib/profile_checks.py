@@ -21,7 +21,7 @@ _LEAST = {
     "warmup_steps": 0,
     "layer": None,
 }
-_SHARES = {"semantic_fraction", "self_condition_probability", "threshold"}
+_SHARES = {"added_share", "semantic_fraction", "self_condition_probability", "threshold"}
 _SHAPE = ("channels", "attention", "layers_per_block", "head_dim", "task_dim")
 
 
@@ -37,6 +37,7 @@ def check_profile(profile: "Profile") -> None:
     _check_denoiser(profile)
     if not profile.diffusion.tasks or min(profile.diffusion.tasks.values()) <= 0:
         raise ProfileError("diffusion.tasks needs at least one task, each with a positive share")
+    _check_multitask(profile)
     if not all(0 < rate < 1 for rate in profile.inpainting.drop_rates):
         raise ProfileError(f"inpainting.drop_rates {profile.inpainting.drop_rates} must lie between 0 and 1")
     if not all(block > 0 for block in profile.inpainting.block_sizes):
@@ -89,3 +90,15 @@ def _check_denoiser(profile: "Profile") -> None:
             f"denoiser.attention has {len(settings.attention)} entries and denoiser.channels"
             f" {len(settings.channels)}; give one each for every resolution"
         )
+
+
+def _check_multitask(profile: "Profile") -> None:
+    shares = profile.multitask.tasks
+    if not shares or min(shares.values()) <= 0:
+        raise ProfileError("multitask.tasks needs at least one task, each with a positive share")
+    for group in profile.multitask.compared:
+        unknown = [task for task in group if task not in shares]
+        if unknown or not group:
+            raise ProfileError(
+                f"multitask.compared {list(group)} must hold tasks of multitask.tasks, which are {', '.join(shares)}"
+            )

@@ -193,6 +193,20 @@ class Mask2FormerProfile:
 
 
 @dataclass(frozen=True)
+class MultitaskProfile:
+    """What notebook 08 teaches the model of notebook 04, and what it compares the outcome with (supplement A)."""
+
+    tasks: dict[str, float]  # task name to its share of the training samples
+    depth_autoencoder: TrainingProfile  # its shape is that of the mask autoencoder
+    training: TrainingProfile  # of the denoiser
+    compared: tuple[tuple[str, ...], ...]  # groups of tasks trained apart, each with as many samples of a task
+    added_steps: int  # training steps with the task that the notebook adds itself
+    added_share: float  # that task's share of their samples
+    num_images: int | None  # the first so many of the validation split; None: all
+    num_inference_steps: int
+
+
+@dataclass(frozen=True)
 class Profile:
     """All settings of a run; `name` is the profile's, also when overrides changed values."""
 
@@ -204,6 +218,7 @@ class Profile:
     diffusion: DiffusionProfile
     evaluation: EvaluationProfile
     inpainting: InpaintingProfile
+    multitask: MultitaskProfile
     mask2former: Mask2FormerProfile
 
     @classmethod
