@@ -14,6 +14,7 @@ from ..errors import InputError
 from ..losses import denoising_loss
 from ..models.autoencoder import MaskAutoencoder
 from ..models.denoiser import Denoiser, build_denoiser
+from ..models.feature_cache import FeatureCache, cache_that_pays
 from ..models.image_encoders import ImageEncoder, build_image_encoder
 from ..pipeline import LDMSegPipeline
 from ..profiles import DiffusionProfile, Profile
@@ -32,6 +33,7 @@ class DiffusionObjective(nn.Module):
         autoencoders: frozen, by the names that tasks use ("mask", "depth").
         settings: tasks and their shares, prediction type, loss weight, self-conditioning.
         seed: of everything drawn, per (image, visit): task, timestep, self-conditioning, noise.
+        features: keeps what a frozen image encoder makes of each image; None: it is run at every visit.
     """
 
     def __init__(
@@ -42,8 +44,10 @@ class DiffusionObjective(nn.Module):
         settings: DiffusionProfile,
         *,
         seed: int = 0,
+        features: FeatureCache | None = None,
     ) -> None:
         super().__init__()
+        self.features = features
         self.trained = nn.ModuleDict({"denoiser": denoiser})
         self.frozen = nn.ModuleDict(dict(autoencoders)).requires_grad_(False).eval()
         (self.trained if image_encoder.trainable else self.frozen)["image_encoder"] = image_encoder
@@ -90,10 +94,15 @@ class DiffusionObjective(nn.Module):
         clean, known = zip(*(latents[row] for row in range(len(tasks))), strict=True)
         return torch.stack(clean), torch.stack(known)
 
+    def _image_latents(self, batch: Mapping[str, Any], side: int) -> Tensor:
+        encoder = self.trained["image_encoder"] if "image_encoder" in self.trained else self.frozen["image_encoder"]
+        if self.features is None:
+            return encoder(batch["image"], (side, side))
+        return encoder.project(self.features(encoder, batch), (side, side))
+
     def forward(self, batch: Mapping[str, Any], totals: Mapping[str, float]) -> dict[str, Tensor]:
         """The loss of a batch (method section 3.3)."""
         denoiser = self.trained["denoiser"]
-        encoder = self.trained["image_encoder"] if "image_encoder" in self.trained else self.frozen["image_encoder"]
         device = batch["image"].device
         side = batch["image"].shape[-1] // self.frozen["mask"].factor
         shape = (denoiser.config.latent_channels, side, side)
@@ -101,7 +110,7 @@ class DiffusionObjective(nn.Module):
         clean, known = self._targets(batch, tasks)
         tasks, timesteps, noise = tasks.to(device), timesteps.to(device), noise.to(device)
         noisy = self.schedule.add_noise(clean, noise, timesteps)
-        image_latents = encoder(batch["image"], (side, side))
+        image_latents = self._image_latents(batch, side)
         condition = torch.zeros_like(noisy)
         rows = chosen.nonzero()[:, 0].to(device)
         if len(rows):
@@ -150,6 +159,7 @@ def train_diffusion(
     *,
     seed: int = 0,
     start: LDMSegPipeline | None = None,
+    features: FeatureCache | None = None,
     trained_on_photographs: bool = False,
     on_log: Callable[[Mapping[str, float]], None] | None = None,
 ) -> tuple[LDMSegPipeline, TrainingRecord]:
@@ -165,6 +175,7 @@ def train_diffusion(
         seed: of everything drawn.
         start: a trained pipeline whose denoiser and image encoder are gone on from, by copies; tasks that it does not
             know get new tokens. None: from the beginning.
+        features: of the image encoder, where several trainings share them; None: an own cache, if that pays.
         trained_on_photographs: what the pipeline says of itself.
         on_log: as `ldmseg_lib.training.loop.train`.
 
@@ -180,7 +191,12 @@ def train_diffusion(
         denoiser = start.denoiser.with_tasks(list(profile.diffusion.tasks))
     if profile.diffusion.training.gradient_checkpointing:
         denoiser.unet.enable_gradient_checkpointing()
-    objective = DiffusionObjective(denoiser, image_encoder, autoencoders, profile.diffusion, seed=seed)
+    training = profile.diffusion.training
+    if features is None:
+        features = cache_that_pays(image_encoder, dataset, visits=training.steps * training.batch_size)
+    objective = DiffusionObjective(
+        denoiser, image_encoder, autoencoders, profile.diffusion, seed=seed, features=features
+    )
     record, ema = train(
         objective,
         dataset,
