@@ -42,6 +42,8 @@ def check_profile(profile: "Profile") -> None:
         raise ProfileError(f"inpainting.drop_rates {profile.inpainting.drop_rates} must lie between 0 and 1")
     if not all(block > 0 for block in profile.inpainting.block_sizes):
         raise ProfileError(f"inpainting.block_sizes {profile.inpainting.block_sizes} must be positive, in latent cells")
+    _check_encodings(profile)
+    _check_steps(profile)
 
 
 def _leaves(section: Any, prefix: str = "") -> Iterator[tuple[str, str, Any]]:
@@ -74,6 +76,46 @@ def _check_autoencoder(profile: "Profile") -> None:
         )
     if settings.latent_scale is not None and settings.latent_scale <= 0:
         raise ProfileError(f"profile key 'autoencoder.latent_scale' must be positive, not {settings.latent_scale}")
+
+
+def _check_encodings(profile: "Profile") -> None:
+    settings = profile.encodings
+    if not settings.seeds or len(set(settings.seeds)) < len(settings.seeds) or min(settings.seeds) < 0:
+        raise ProfileError(
+            f"encodings.seeds {list(settings.seeds)} must be different whole numbers from 0, at least one"
+        )
+    strange = [name for name in settings.palettes if not name.startswith("colors_")]
+    if strange:
+        raise ProfileError(
+            f"encodings.palettes has {strange[0]!r}, which is no palette of its own; give colors_... ones"
+        )
+    factor = 2 ** (len(settings.channels) - 1)
+    if not settings.channels or settings.channels[-1] % 32 or settings.image_size % factor:
+        raise ProfileError(
+            f"encodings.channels {list(settings.channels)} must end with a multiple of 32, and encodings.image_size"
+            f" {settings.image_size} be a multiple of {factor}"
+        )
+    if 2**settings.num_upscalers > factor:
+        raise ProfileError(f"encodings.num_upscalers {settings.num_upscalers} is more than {factor.bit_length() - 1}")
+
+
+def _check_steps(profile: "Profile") -> None:
+    settings = profile.denoising_steps
+    for name in ("counts", "frontier_counts", "shown_counts"):
+        counts = getattr(settings, name)
+        if not counts or not all(1 <= count <= 1000 for count in counts):
+            raise ProfileError(f"denoising_steps.{name} {list(counts)} must be numbers from 1 to 1000, at least one")
+    for name, counts in (
+        ("shown_counts", settings.shown_counts),
+        ("trajectory_steps", (settings.trajectory_steps,)),
+    ):
+        missing = [count for count in counts if count not in settings.counts]
+        if missing:
+            raise ProfileError(
+                f"denoising_steps.{name} has {missing[0]}, which is not in denoising_steps.counts; add it"
+            )
+    if not settings.samplers:
+        raise ProfileError("denoising_steps.samplers names no sampler; give at least one")
 
 
 def _check_denoiser(profile: "Profile") -> None:

@@ -21,7 +21,6 @@ from . import paths
 from .errors import ProfileError
 from .profile_checks import check_profile
 
-
 # The three of Table S1, and colours of other palettes (`ldmseg_lib.encodings`).
 EncodingName = Literal["bits", "colors", "positional", "colors_cube", "colors_random", "colors_hue", "colors_grey"]
 
@@ -207,6 +206,38 @@ class MultitaskProfile:
 
 
 @dataclass(frozen=True)
+class EncodingsProfile:
+    """The autoencoders of Table S1 (notebook 03), each for 256 ids; what is not here is as in `autoencoder`."""
+
+    seeds: tuple[int, ...]  # each trains every encoding once
+    palettes: tuple[EncodingName, ...]  # colours beside those of the table
+    image_size: int  # pixels
+    channels: tuple[int, ...]
+    num_upscalers: int
+    num_points: int
+    num_images: int | None  # judged: the first so many of the validation split; None: all
+    min_area: int  # pixels at `image_size`
+    training: TrainingProfile
+
+
+@dataclass(frozen=True)
+class DenoisingStepsProfile:
+    """Table S2, Figure S5 and the frontier (notebook 06)."""
+
+    counts: tuple[int, ...]  # numbers of denoising steps of Table S2, by the sampler of `evaluation`
+    num_images: int  # that every count is judged on: the first so many of the validation split
+    frontier_counts: tuple[int, ...]  # of every sampler
+    frontier_images: int
+    samplers: tuple[Literal["ddim", "ddpm", "dpmsolver++", "unipc"], ...]
+    shown_counts: tuple[int, ...]  # of Figure S5, among `counts`
+    shown_images: int
+    trajectory_steps: int  # one of `counts`, whose estimates are followed from step to step
+    precision: Literal["fp32", "fp16", "bf16"]  # of image encoder and denoiser, where judged and where timed
+    timing_batch: int  # images
+    timing_repeats: int
+
+
+@dataclass(frozen=True)
 class Profile:
     """All settings of a run; `name` is the profile's, also when overrides changed values."""
 
@@ -220,6 +251,8 @@ class Profile:
     inpainting: InpaintingProfile
     multitask: MultitaskProfile
     mask2former: Mask2FormerProfile
+    encodings: EncodingsProfile
+    denoising_steps: DenoisingStepsProfile
 
     @classmethod
     def load(cls, name_or_path: str | Path, overrides: Mapping[str, Any] | str | None = None) -> "Profile":
