@@ -76,6 +76,11 @@ class NoiseSchedule:
             return (noisy - sigma * prediction) / signal
         return signal * noisy - sigma * prediction
 
+    def implied_noise(self, noisy: Latents, clean: Latents, timesteps: Timesteps) -> Latents:
+        """The noise by which z_t comes from an estimate of z_0."""
+        signal, sigma = self._levels(timesteps)
+        return (noisy - signal * clean) / sigma
+
     def snr(self, timesteps: Timesteps) -> Float[Tensor, "batch"]:
         """Signal-to-noise ratio abar / (1 - abar)."""
         abar = self.alphas_cumprod.to(timesteps.device)[timesteps]
@@ -118,8 +123,7 @@ class TrailingDDIMScheduler(DDIMScheduler):
         schedule = NoiseSchedule(self.config.prediction_type)
         t = torch.full((len(sample),), int(timestep), device=sample.device)
         clean = schedule.predicted_clean(model_output, sample, t)
-        signal, sigma = schedule._levels(t)
-        noise = (sample - signal * clean) / sigma
+        noise = schedule.implied_noise(sample, clean, t)
         return DDIMSchedulerOutput(schedule.add_noise(clean, noise, torch.full_like(t, self.following(timestep))), clean)
 
     def following(self, timestep: int) -> int:

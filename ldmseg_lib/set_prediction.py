@@ -118,6 +118,6 @@ def set_losses(
 
 
 def class_normaliser(counts: Sequence[int], *, queries: int, no_object_weight: float) -> float:
-    """Sum of the weights of all queries of one stage, for images with `counts` segments: weighted means divide by it."""
+    """Sum of the class weights of all queries of one stage, for images with `counts` segments."""
     matched = [min(count, queries) for count in counts]
     return sum(count + no_object_weight * (queries - count) for count in matched)

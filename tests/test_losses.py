@@ -28,7 +28,7 @@ def every_pixel(monkeypatch):
     """The points are the centres of all pixels, once each."""
     places = (torch.arange(SIDE) + 0.5) / SIDE
     grid = torch.stack(torch.meshgrid(places, places, indexing="xy"), dim=-1).reshape(1, -1, 2)
-    monkeypatch.setattr(losses, "_important_points", lambda candidates, _, __: grid.expand(len(candidates), -1, -1))
+    monkeypatch.setattr(losses, "important_points", lambda candidates, _, __: grid.expand(len(candidates), -1, -1))
 
 
 def test_cross_entropy_at_every_pixel_is_the_dense_one(every_pixel):
@@ -114,7 +114,7 @@ def test_three_quarters_of_the_points_are_the_most_uncertain():
     candidates = torch.rand(1, 3 * 40, 2, generator=torch.Generator().manual_seed(0))
     uncertainty = -(candidates[..., 0] - 0.5).abs()
     fresh = torch.full((1, 10, 2), 2.0)
-    points = losses._important_points(candidates, uncertainty, fresh)
+    points = losses.important_points(candidates, uncertainty, fresh)
     assert points.shape == (1, 40, 2) and (points[:, 30:] == 2).all()
     kept = (points[0, :30, 0] - 0.5).abs().max()
     assert (candidates[0, :, 0] - 0.5).abs().sort().values[29] == kept
