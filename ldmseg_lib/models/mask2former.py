@@ -72,7 +72,7 @@ class ViTMask2Former(SafetensorsModel):
     """Queries, each with a class and a mask, from an image.
 
     Args:
-        backbone: "mae" (transformers' ViTMAEModel) or "dinov2" (its Dinov2Model).
+        backbone_kind: "mae" (transformers' ViTMAEModel) or "dinov2" (its Dinov2Model).
         backbone_config: configuration of that model.
         categories: COCO category dicts; the class indices 1, 2, ... of this project are labels 0, 1, ... here.
         image_size: side in pixels of the square that images are resized to.
@@ -92,7 +92,7 @@ class ViTMask2Former(SafetensorsModel):
     def __init__(
         self,
         *,
-        backbone: Literal["mae", "dinov2"] = "mae",
+        backbone_kind: Literal["mae", "dinov2"] = "mae",
         backbone_config: dict[str, Any] | None = None,
         categories: list[dict[str, Any]] | None = None,
         image_size: int = 512,
@@ -108,11 +108,11 @@ class ViTMask2Former(SafetensorsModel):
         overlap: float = 0.8,
     ) -> None:
         super().__init__()
-        self.backbone = _backbone(backbone, backbone_config or {})
+        self.backbone = _backbone(backbone_kind, backbone_config or {})
         vit = self.backbone.config
         if input_size % (2 * vit.patch_size):
             raise InputError(
-                f"input_size {input_size} of the {backbone} backbone is no multiple of twice its patch size "
+                f"input_size {input_size} of the {backbone_kind} backbone is no multiple of twice its patch size "
                 f"{vit.patch_size}; give {2 * vit.patch_size * max(1, round(input_size / 2 / vit.patch_size))}"
             )
         self.neck = SimpleFeaturePyramid(width=vit.hidden_size, channels=channels, finest=finest)
@@ -141,7 +141,7 @@ class ViTMask2Former(SafetensorsModel):
     ) -> tuple[Float[Tensor, "stages batch queries labels"], Float[Tensor, "stages batch queries rows columns"]]:
         """Class logits (the last label is "no object") and mask logits after each stage, of images in [0, 1].
 
-        There are `layers` + 1 stages: the first is that of the learned queries, before any layer; the last is the result.
+        There are `layers` + 1 stages: the first is that of the learned queries, the last is the result.
         """
         *levels, finest = self.neck(self.grid(images))
         levels = [*levels, finest][:3]
@@ -186,7 +186,7 @@ def build_mask2former(
 ) -> ViTMask2Former:
     """The profile's baseline around a pretrained `backbone`, whose weights are copied; everything else is random."""
     model = ViTMask2Former(
-        backbone="mae" if isinstance(backbone, ViTMAEModel) else "dinov2",
+        backbone_kind="mae" if isinstance(backbone, ViTMAEModel) else "dinov2",
         backbone_config=backbone.config.to_diff_dict(),
         categories=categories,
         image_size=image_size,

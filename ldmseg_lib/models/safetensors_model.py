@@ -1,6 +1,9 @@
 """Models and their weights on disk: safetensors alone, and every weight accounted for."""
 
+import json
 import os
+import warnings
+from pathlib import Path
 from typing import Any, Self
 
 from diffusers.configuration_utils import ConfigMixin
@@ -22,8 +25,9 @@ class SafetensorsModel(ModelMixin, ConfigMixin):
         """The model that `save_pretrained` wrote to `folder`.
 
         Raises:
-            InputError: the weights are missing, damaged, incomplete, or of a model of another shape.
+            InputError: the weights are missing, damaged, incomplete, or of a model of another shape or kind.
         """
+        require_kind(Path(folder) / settings.get("subfolder", ""), cls.__name__)
         try:
             model, info = super().from_pretrained(
                 folder, **{**settings, "use_safetensors": True, "output_loading_info": True}
@@ -34,8 +38,26 @@ class SafetensorsModel(ModelMixin, ConfigMixin):
         return model
 
 
+def require_kind(folder: str | os.PathLike, wanted: str) -> None:
+    """Refuse a folder that says of itself that it holds something else than `wanted`; one that says nothing may pass.
+
+    Raises:
+        InputError: it holds a pipeline or a model of another class.
+    """
+    for name in ("model_index.json", "config.json"):
+        try:
+            stated = json.loads((Path(folder) / name).read_bytes())
+            found = stated.get("_class_name") or next(iter(stated.get("architectures") or []), None)
+        except (OSError, ValueError, AttributeError):
+            continue
+        if found not in (None, wanted):
+            raise InputError(f"{folder}: holds a {found}, not a {wanted}; give the folder of a {wanted}")
+
+
 def load_pretrained(kind: Any, source: str, *, key: str, subfolder: str = "") -> Any:
     """`kind.from_pretrained(source)`, for models of diffusers and transformers.
+
+    Every weight of the file is used, or a warning names those that are not.
 
     Args:
         kind: the model's class.
@@ -44,16 +66,22 @@ def load_pretrained(kind: Any, source: str, *, key: str, subfolder: str = "") ->
         subfolder: of `source`.
 
     Raises:
-        InputError: the weights are neither on disk nor to be fetched, or lack some of the model's.
+        InputError: the weights are neither on disk nor to be fetched, lack some of the model's, or have other shapes.
     """
+    what = f"{key}: the {kind.__name__} weights at {source!r}"
     try:
         model, info = kind.from_pretrained(source, subfolder=subfolder, use_safetensors=True, output_loading_info=True)
-    except _UNREADABLE as error:
+    except (ValueError, RuntimeError, SafetensorError) as error:
+        raise InputError(f"{what} belong to another model or are damaged ({_one_line(error)[:400]})") from error
+    except OSError as error:
         raise InputError(
             f"{kind.__name__} weights were not found at {source!r} ({_one_line(error)[:200]}); download them with"
             f" `hf download {source}` (HF_HOME names the cache), or set {key} to a folder that holds them"
         ) from error
-    _require_all(info, f"{key}: the {kind.__name__} weights at {source!r}")
+    _require_all(info, what)
+    idle = sorted(info["unexpected_keys"])
+    if idle:
+        warnings.warn(f"{what}: {len(idle)} of the file's tensors are not used: {', '.join(idle)}", stacklevel=2)
     return model
 
 

@@ -125,7 +125,7 @@ def train_mask2former(
         seed=seed,
         collate=collate,
         workers=profile.data.workers,
-        title=f"Mask2Former, {model.config.backbone}",
+        title=f"Mask2Former, {model.config.backbone_kind}",
         identity=seen_settings(profile) | {"mask2former": shape, "input_size": input_size},
         on_log=on_log,
     )
