@@ -1,0 +1,97 @@
+"""Training the depth autoencoder: the shallow architecture with one channel in and out (supplement A, multi-task).
+
+The supplement names no loss; here it is the mean absolute error over known pixels of relative inverse depth in [-1, 1].
+"""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ..data.panoptic import PanopticDataset, collate
+from ..models.autoencoder import MaskAutoencoder, build_autoencoder
+from ..profiles import Profile
+from ..randomness import torch_generator
+from ..tasks import TASKS
+from .autoencoder import measure_latent_std
+from .loop import TrainingRecord, seen_settings, train
+
+
+class DepthAutoencoderObjective(nn.Module):
+    """Reconstruction of relative inverse depth at every known pixel.
+
+    Args:
+        autoencoder: of one channel; learns.
+        seed: of the bottleneck's noise, drawn per (image, visit).
+    """
+
+    def __init__(self, autoencoder: MaskAutoencoder, *, seed: int = 0) -> None:
+        super().__init__()
+        self.trained = nn.ModuleDict({"autoencoder": autoencoder})
+        self.seed = seed
+
+    def normalisers(self, batch: Mapping[str, Any]) -> dict[str, float]:
+        """Images."""
+        return {"images": len(batch["image"])}
+
+    def forward(self, batch: Mapping[str, Any], totals: Mapping[str, float]) -> dict[str, Tensor]:
+        """The loss of a batch; the decoder sees a sample of the latent distribution, as for masks."""
+        autoencoder, target = self.trained["autoencoder"], TASKS["depth"].target(batch)
+        distribution = autoencoder.encode(target)
+        keys = zip(batch["image_id"], batch["visit"], strict=True)
+        streams = [torch_generator(self.seed, "depth bottleneck", image_id, visit) for image_id, visit in keys]
+        noise = torch.stack([torch.randn(distribution.mean.shape[1:], generator=stream) for stream in streams])
+        size = (target.shape[1], target.shape[2])
+        found = autoencoder.decode(distribution.sample(noise.to(distribution.mean)), size)[:, 0]
+        return {"loss": depth_errors_of(found, target).sum() / totals["images"]}
+
+
+def depth_errors_of(
+    found: Float[Tensor, "batch height width"], target: Float[Tensor, "batch height width"]
+) -> Float[Tensor, "batch"]:
+    """Mean absolute error of each map over the pixels whose target is known (not NaN); 0 where none is."""
+    known = ~target.isnan()
+    errors = (found.float() - target.nan_to_num()).abs() * known
+    return errors.sum((1, 2)) / known.sum((1, 2)).clamp(min=1)
+
+
+def train_depth_autoencoder(
+    profile: Profile,
+    dataset: PanopticDataset,
+    folder: str | Path,
+    *,
+    seed: int = 0,
+    on_log: Callable[[Mapping[str, float]], None] | None = None,
+) -> tuple[MaskAutoencoder, TrainingRecord]:
+    """Train a depth autoencoder of the profile's shape on `dataset` and save it to `folder`/autoencoder.
+
+    Its latent scale is the profile's, or else 1 / std of its training latents: all tasks then have latents of unit
+    variance, as all have the same factor in the paper.
+
+    Raises:
+        InputError: the data set was not opened with depth.
+        CheckpointError: as `ldmseg_lib.training.loop.train`.
+    """
+    torch.manual_seed(seed)
+    autoencoder = build_autoencoder(profile, scalar=True)
+    record, _ = train(
+        DepthAutoencoderObjective(autoencoder, seed=seed),
+        dataset,
+        profile.multitask.depth_autoencoder,
+        folder,
+        seed=seed,
+        collate=collate,
+        workers=profile.data.workers,
+        title="depth autoencoder",
+        identity=seen_settings(profile, "autoencoder"),
+        on_log=on_log,
+    )
+    autoencoder.eval()
+    if profile.autoencoder.latent_scale is None:
+        std = measure_latent_std(autoencoder, dataset, target=TASKS["depth"].target)
+        autoencoder.register_to_config(latent_scale=1 / std)
+    autoencoder.save_pretrained(Path(folder) / "autoencoder")
+    return autoencoder, record
