@@ -72,6 +72,11 @@ def table_of(name: str, run: StageRun, metrics: Mapping[str, Any]) -> Any:
     return Markdown(_titled(TABLES[name], results))
 
 
+def frame_of(name: str, run: StageRun, metrics: Mapping[str, Any]) -> pd.DataFrame:
+    """The table `name` as numbers, for the figures of the notebook that computed `metrics`."""
+    return build_table(name, load_results(run.run_dir) | {run.name: run.record(metrics)})
+
+
 def _titled(table: Table, results: Records) -> str:
     body = as_markdown(as_text(table.build(results), table.decimals))
     parts = [f"**{table.title}.** {provenance(behind(table, results))}", body, *_findings(table, results)]

@@ -55,6 +55,12 @@ STAGES = _registry(
         sections=("data", "autoencoder", "evaluation.threshold", "evaluation.min_area"),
     ),
     Stage(
+        name="03_encodings",
+        makes="the autoencoders of the encodings compared",
+        inputs=("01_dataset",),
+        sections=("data", "autoencoder.latent_channels", "encodings", "evaluation.threshold"),
+    ),
+    Stage(
         name="04_diffusion",
         makes="the latent diffusion model",
         inputs=("01_dataset", "02_autoencoder"),
@@ -65,6 +71,12 @@ STAGES = _registry(
         makes="panoptic quality and mIoU",
         inputs=("01_dataset", "02_autoencoder", "04_diffusion"),
         sections=("data", "evaluation"),
+    ),
+    Stage(
+        name="06_denoising_steps",
+        makes="quality and time by the number of denoising steps",
+        inputs=("01_dataset", "02_autoencoder", "04_diffusion"),
+        sections=("data", "evaluation", "denoising_steps"),
     ),
     Stage(
         name="10_mask_inpainting",
@@ -87,8 +99,8 @@ STAGES = _registry(
 
 # Their change makes no other result; those that a stage declares itself stay in.
 _NO_PART = (
-    *("errors", "files", "machine", "model_card", "paths", "plots", "profiles", "ready_weights", "results"),
-    *("segment_colors", "sources", "stage_keys", "stages", "supplement", "tables", "widgets"),
+    *("encoding_plots", "errors", "files", "machine", "model_card", "paths", "plots", "profiles", "ready_weights"),
+    *("results", "segment_colors", "sources", "stage_keys", "stages", "step_plots", "supplement", "tables", "widgets"),
 )
 # Settings that change how a run goes, not what it makes: a long training may go on with other ones.
 _NO_EFFECT = frozenset({"workers", "checkpoint_every", "keep_checkpoints", "log_every", "shard"})

@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 
+from . import encoding_tables, step_tables
 from .records import Records, percent
 from .supplement import supplement
 
@@ -153,6 +154,56 @@ TABLES = {
             build=mask_inpainting_rates,
             decimals={"rate": 0},
             in_readme=False,
+        ),
+        Table(
+            name="table_s1",
+            title="Table S1. Reconstruction by the encoding of ids",
+            stages=(encoding_tables.STAGE,),
+            build=encoding_tables.table_s1,
+            decimals={"separation": 3},
+            findings=encoding_tables.table_s1_findings,
+        ),
+        Table(
+            name="color_palettes",
+            title="Colour encodings by palette",
+            stages=(encoding_tables.STAGE,),
+            build=encoding_tables.color_palettes,
+            decimals={"separation": 3},
+            findings=encoding_tables.color_palettes_findings,
+        ),
+        Table(
+            name="table_s2",
+            title="Table S2. Quality and time by the number of denoising steps",
+            stages=(step_tables.STAGE,),
+            build=step_tables.table_s2,
+            decimals={"time [s]": 3, "paper time [s]": 3},
+            findings=step_tables.table_s2_findings,
+        ),
+        Table(
+            name="inference_time",
+            title="Seconds of an image by part",
+            stages=(step_tables.STAGE,),
+            build=step_tables.inference_time,
+            decimals=dict.fromkeys(("encode", "denoise", "decode", "postprocess", "total", "least", "most"), 4)
+            | {"paper": 3},
+            findings=step_tables.inference_time_findings,
+            in_readme=False,
+        ),
+        Table(
+            name="sampler_frontier",
+            title="Quality against seconds by sampler",
+            stages=(step_tables.STAGE,),
+            build=step_tables.sampler_frontier,
+            decimals={"time [s]": 3},
+            findings=step_tables.sampler_frontier_findings,
+            in_readme=False,
+        ),
+        Table(
+            name="denoising_trajectory",
+            title="From step to step within one sampling, in percent (supplement B, under Figure S5)",
+            stages=(step_tables.STAGE,),
+            build=step_tables.denoising_trajectory,
+            findings=step_tables.denoising_trajectory_findings,
         ),
         Table(
             name="ours_and_paper",

@@ -9,7 +9,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from ..data.splits import training_split, validation_crops
+from ..encodings import get_encoding
 from ..evaluation.reconstruction import evaluate_reconstruction
 from ..profile_checks import check_profile
 from ..profiles import Profile
@@ -44,6 +47,12 @@ def encoding_profile(profile: Profile, encoding: str) -> Profile:
     return changed
 
 
+def separation(encoding: str) -> float:
+    """The least distance between the vectors of two of 256 ids, in ranges of a channel; 1 for bits."""
+    vectors = get_encoding(encoding, NUM_IDS).codebook
+    return float(torch.cdist(vectors, vectors).fill_diagonal_(torch.inf).min() / 2)
+
+
 def study_encodings(
     profile: Profile,
     root: str | Path,
@@ -62,8 +71,9 @@ def study_encodings(
         on_log: of (encoding, seed): what a training calls with its logged values.
 
     Returns:
-        A dict for each training, seed by seed: "encoding", "seed", "input_channels", "parameters", "miou", "pq", "sq",
-        "rq" (fractions), "loss" and "steps".
+        A dict for each training, seed by seed: "encoding", "seed", "input_channels", "separation" (least distance
+        between the vectors of two ids, in ranges of a channel), "parameters", "miou", "pq", "sq", "rq" (fractions),
+        "loss" and "steps".
     """
     settings, rows = profile.encodings, []
     for own_seed in settings.seeds:
@@ -88,6 +98,7 @@ def study_encodings(
                     "encoding": encoding,
                     "seed": own_seed,
                     "input_channels": autoencoder.encoding.num_channels,
+                    "separation": separation(encoding),
                     "parameters": sum(p.numel() for p in autoencoder.parameters()),
                     "miou": quality["miou"],
                     **{key: quality["class_agnostic"]["All"][key] for key in ("pq", "sq", "rq")},
