@@ -191,6 +191,12 @@ def build_denoiser(
         unet = load_pretrained(
             UNet2DConditionModel, profile.denoiser.pretrained, subfolder="unet", key="denoiser.pretrained"
         )
+        for name in ("in_channels", "out_channels"):
+            if unet.config[name] != latent_channels:
+                raise InputError(
+                    f"denoiser.pretrained: the UNet at {profile.denoiser.pretrained!r} has {name} {unet.config[name]},"
+                    f" but the mask latents of this profile have {latent_channels} (autoencoder.latent_channels)"
+                )
         unet = _widened_unet(unet, in_channels)
         config = {key: value for key, value in unet.config.items() if not key.startswith("_")}
         with torch.device("meta"):

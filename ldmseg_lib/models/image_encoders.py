@@ -1,8 +1,8 @@
 """Image encoders: photographs to the feature maps that condition the denoiser. One interface for all.
 
 `encoder(images, size)` takes RGB in [0, 1] and returns [batch, encoder.out_channels, *size], where size is that of the
-mask latents. `encoder.trainable` says whether it learns along with the denoiser. It is `project(features(images), size)`;
-where `encoder.frozen`, `features` never change in training, so that they can be kept (`feature_cache`).
+mask latents. It is `encoder.project(encoder.features(images), size)`. `encoder.trainable` says whether it learns along
+with the denoiser; where it is `frozen`, its `features` never change in training and can be kept (`feature_cache`).
 """
 
 from typing import Any
@@ -204,8 +204,8 @@ def build_image_encoder(profile: Profile) -> ImageEncoder:
     """The profile's image encoder; weights come from `image_encoder.pretrained`, where it names any.
 
     Raises:
-        InputError: an unknown kind, or weights that are neither on disk nor to be fetched; the message says how to point
-            to them.
+        InputError: an unknown kind, or weights that are neither on disk nor to be fetched; the message says how to
+            point to them.
     """
     settings = profile.image_encoder
     if settings.kind not in KINDS:
