@@ -79,6 +79,12 @@ STAGES = _registry(
         sections=("data", "evaluation", "denoising_steps"),
     ),
     Stage(
+        name="08_multitask",
+        makes="a model of instance, semantic and depth",
+        inputs=("01_dataset", "02_autoencoder", "04_diffusion"),
+        sections=(*_MODEL, "evaluation", "multitask"),
+    ),
+    Stage(
         name="10_mask_inpainting",
         makes="panoptic quality of inpainted masks",
         inputs=("01_dataset", "02_autoencoder", "04_diffusion"),
@@ -90,6 +96,12 @@ STAGES = _registry(
         inputs=("01_dataset", "02_autoencoder", "04_diffusion"),
         sections=("data",),
     ),
+    Stage(
+        name="13_own_dataset",
+        makes="a model of one's own folder",
+        sections=(*_MODEL, "evaluation", "own_dataset"),
+        optional=True,
+    ),
     last=Stage(
         name="14_paper_and_ours",
         makes="the tables beside the paper's",
@@ -100,7 +112,8 @@ STAGES = _registry(
 # Their change makes no other result; those that a stage declares itself stay in.
 _NO_PART = (
     *("encoding_plots", "errors", "files", "machine", "model_card", "paths", "plots", "profiles", "ready_weights"),
-    *("results", "segment_colors", "sources", "stage_keys", "stages", "step_plots", "supplement", "tables", "widgets"),
+    *("results", "segment_colors", "sources", "stage_keys", "stages", "step_plots", "supplement", "tables"),
+    *("task_plots", "widgets"),
 )
 # Settings that change how a run goes, not what it makes: a long training may go on with other ones.
 _NO_EFFECT = frozenset({"workers", "checkpoint_every", "keep_checkpoints", "log_every", "shard"})

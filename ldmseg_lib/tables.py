@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from . import encoding_tables, step_tables
+from . import encoding_tables, multitask_tables, step_tables
 from .records import Records, percent
 from .supplement import supplement
 
@@ -130,6 +130,36 @@ def mask_inpainting_rates(results: Records) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def own_dataset(results: Records) -> pd.DataFrame:
+    """Notebook 13: class-agnostic PQ and AP50 with the settings that decide them, and what the autoencoder can draw.
+
+    Its metrics are what `own_dataset.train_and_judge` returns. The paper has no such table.
+    """
+    metrics = results["13_own_dataset"]["metrics"]
+    ceiling, panoptic = metrics["reconstruction"], metrics["panoptic"]
+    counts = {"num_ids": metrics["num_ids"], "min_area": metrics["min_area"]}
+    rows = [
+        {
+            "what": f"predictions, {metrics['images']['val']} validation images",
+            **counts,
+            **{
+                f"class-agn. {key.upper()}": percent(metrics["class_agnostic"]["All"][key])
+                for key in ("pq", "sq", "rq")
+            },
+            "AP50": percent(metrics["ap50"]),
+            "PQ things": percent(panoptic["Things"]["pq"]),
+            "PQ stuff": percent(panoptic["Stuff"]["pq"]),
+        },
+        {
+            "what": "autoencoder alone, central crops",
+            **counts,
+            "min_area": 0,
+            **{f"class-agn. {key.upper()}": percent(ceiling[key]) for key in ("pq", "sq", "rq")},
+        },
+    ]
+    return pd.DataFrame(rows)
+
+
 _REGIONS = {"whole": "", "hidden": "hidden region: "}  # in metrics, and in column names
 
 TABLES = {
@@ -204,6 +234,21 @@ TABLES = {
             stages=(step_tables.STAGE,),
             build=step_tables.denoising_trajectory,
             findings=step_tables.denoising_trajectory_findings,
+        ),
+        Table(
+            name="own_dataset",
+            title="A model of one's own folder, on its validation images",
+            stages=("13_own_dataset",),
+            build=own_dataset,
+            in_readme=False,
+        ),
+        Table(
+            name="multitask",
+            title="Instance, semantic and depth from one model (PQ, mIoU, AbsRel, delta1 in percent)",
+            stages=(multitask_tables.STAGE,),
+            build=multitask_tables.multitask,
+            decimals=dict.fromkeys(multitask_tables.SAMPLES, 0),
+            findings=multitask_tables.multitask_findings,
         ),
         Table(
             name="ours_and_paper",
