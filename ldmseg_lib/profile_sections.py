@@ -285,3 +285,19 @@ class ComponentsProfile:
     inpainting_images: int
     inpainting_steps: int
     area_edges: tuple[int, ...]  # areas in pixels where a range of segment sizes begins, the first 0
+
+
+@dataclass(frozen=True)
+class OwnDatasetProfile:
+    """A model of one's own folder (notebook 13). What is not here is as in the main sections."""
+
+    train_scenes: int  # without a folder: drawn scenes that stand for one's own images
+    val_scenes: int
+    crop_size: int | None  # side in pixels of the training crops, and of the tiles in evaluation; None: whole images
+    num_ids: int  # of a crop, void included
+    semantic_fraction: float  # share of semantic maps in both trainings
+    autoencoder_steps: int
+    diffusion_steps: int
+    num_images: int | None  # judged: the first so many of the validation split; None: all
+    num_inference_steps: int
+    min_area: int  # pixels of the images' own size

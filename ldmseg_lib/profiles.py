@@ -37,6 +37,7 @@ from .profile_sections import (
     MAEProfile,
     Mask2FormerProfile,
     MultitaskProfile,
+    OwnDatasetProfile,
     SelfDistillationProfile,
     SelfDistilledProfile,
     TrainingProfile,
@@ -85,6 +86,7 @@ class Profile:
     encodings: EncodingsProfile
     denoising_steps: DenoisingStepsProfile
     components: ComponentsProfile
+    own_dataset: OwnDatasetProfile
 
     @classmethod
     def load(cls, name_or_path: str | Path, overrides: Mapping[str, Any] | str | None = None) -> "Profile":

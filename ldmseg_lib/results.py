@@ -100,7 +100,19 @@ def provenance(results: Records) -> str:
     first = next(iter(results.values()), None)
     if first is None:
         return ""
-    settings = first["parameters"]
+    own = first["metrics"].get("provenance")
+    parts += own if own is not None else _data_and_budget(results, first)
+    devices = dict.fromkeys(record["device"] for record in results.values())
+    parts += [f"profile {first['profile']}, seed {first['seed']}", f"device: {', '.join(devices)}"]
+    if first["profile"] == "smoke":
+        notes.append("Smoke run: these numbers mean nothing.")
+    for record in results.values():
+        notes += [note for note in record["metrics"].get("notes", ()) if note not in notes]
+    return " ".join(["; ".join(parts) + ".", *notes])
+
+
+def _data_and_budget(results: Records, first: Mapping[str, Any]) -> list[str]:
+    settings, parts = first["parameters"], []
     data = results.get("01_dataset", first).get("data")
     side = f"{settings['data']['image_size']} px"
     if data:
@@ -112,13 +124,7 @@ def provenance(results: Records) -> str:
         if stage in results:
             training = results[stage]["parameters"][section]["training"]
             parts.append(f"{section}: {training['steps']} steps of batch {training['batch_size']}")
-    devices = dict.fromkeys(record["device"] for record in results.values())
-    parts += [f"profile {first['profile']}, seed {first['seed']}", f"device: {', '.join(devices)}"]
-    if first["profile"] == "smoke":
-        notes.append("Smoke run: these numbers mean nothing.")
-    for record in results.values():
-        notes += [note for note in record["metrics"].get("notes", ()) if note not in notes]
-    return " ".join(["; ".join(parts) + ".", *notes])
+    return parts
 
 
 def write_tables(results: Records, folder: str | Path) -> list[Path]:

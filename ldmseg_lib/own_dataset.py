@@ -1,0 +1,182 @@
+"""Notebook 13's work: a person's own folder, from its files to a judged model."""
+
+import dataclasses
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from tqdm.auto import tqdm
+
+from .data.convert import convert
+from .data.instance_sources import mask_folders
+from .data.panoptic import PanopticDataset
+from .data.scenes import draw_scene
+from .data.splits import training_split, validation_crops, validation_split
+from .data.synthetic import scene_seed
+from .errors import InputError
+from .evaluation.instance_quality import evaluate_instances
+from .evaluation.reconstruction import evaluate_reconstruction
+from .evaluation.segmentation import Cleaning
+from .plots import LossPlot
+from .profiles import Profile
+from .stages import StageRun
+from .training.autoencoder import train_autoencoder
+from .training.diffusion import train_diffusion
+
+_SPLITS = ("train", "val")
+
+
+def own_profile(profile: Profile) -> Profile:
+    """`profile` with its section `own_dataset` put over data, autoencoder, diffusion and evaluation."""
+    own = profile.own_dataset
+    return dataclasses.replace(
+        profile,
+        data=dataclasses.replace(profile.data, crop_size=own.crop_size, num_ids=own.num_ids),
+        autoencoder=dataclasses.replace(
+            profile.autoencoder,
+            semantic_fraction=own.semantic_fraction,
+            training=dataclasses.replace(profile.autoencoder.training, steps=own.autoencoder_steps),
+        ),
+        diffusion=dataclasses.replace(
+            profile.diffusion,
+            tasks={"instance": 1 - own.semantic_fraction, "semantic": own.semantic_fraction},
+            training=dataclasses.replace(profile.diffusion.training, steps=own.diffusion_steps),
+        ),
+        evaluation=dataclasses.replace(
+            profile.evaluation,
+            tile_size=own.crop_size,
+            min_area=own.min_area,
+            num_inference_steps=own.num_inference_steps,
+            num_images=own.num_images,
+        ),
+    )
+
+
+def own_folder(stage: StageRun) -> Path:
+    """The folder given as data_root; without one, drawn scenes converted from one mask per thing.
+
+    The scenes are twice as large as what the model sees, so that crops and tiles have something to do.
+    """
+    if stage.data_given:
+        return stage.data_root
+    target, own = stage.folder / "data", stage.profile.own_dataset
+    if all((target / f"panoptic_{split}.json").exists() for split in _SPLITS):
+        return target
+    for split, scenes in zip(_SPLITS, (own.train_scenes, own.val_scenes)):
+        masks = write_mask_folders(
+            stage.folder / "masks" / split, split, scenes=scenes, size=2 * stage.profile.data.image_size
+        )
+        for part in (f"images/{split}", f"panoptic_{split}"):
+            shutil.rmtree(target / part, ignore_errors=True)
+        (target / f"panoptic_{split}.json").unlink(missing_ok=True)
+        convert(mask_folders(masks, class_name="thing"), target, split, unlabelled="background")
+    shutil.rmtree(stage.folder / "masks")
+    return target
+
+
+def write_mask_folders(folder: Path, split: str, *, scenes: int, size: int) -> Path:
+    """Drawn scenes as in the 2018 Data Science Bowl: one folder an image, one mask a thing. Returns `folder`.
+
+    Args:
+        folder: gets <scene>/images/<scene>.png and <scene>/masks/<n>.png.
+        split: of the embedded data set, whose first scenes are drawn.
+        scenes: their number.
+        size: height and width in pixels.
+    """
+    shutil.rmtree(folder, ignore_errors=True)
+    for index in tqdm(range(scenes), desc=f"drawing {split}", unit="scene"):
+        seed = scene_seed(split, index)
+        scene = draw_scene(seed, size=size, min_things=3, max_things=7)
+        place = folder / str(seed)
+        for part in ("images", "masks"):
+            (place / part).mkdir(parents=True)
+        Image.fromarray(scene.image).save(place / "images" / f"{seed}.png")
+        things = [segment for segment in scene.segments if segment["isthing"]]
+        for number, segment in enumerate(things):
+            mask = np.where(scene.ids == segment["id"], 255, 0).astype(np.uint8)
+            Image.fromarray(mask).save(place / "masks" / f"{number}.png")
+    return folder
+
+
+def train_and_judge(stage: StageRun, root: Path) -> dict[str, Any]:
+    """Train autoencoder and diffusion model on `root`/train and judge them on `root`/val; the stage's metrics.
+
+    Leaves in the stage's folder: autoencoder/, diffusion/pipeline/, and predictions in COCO's format.
+
+    Raises:
+        InputError: the folder has more classes than the model has ids.
+    """
+    profile, folder = own_profile(stage.profile), stage.folder
+    settings = profile.evaluation
+    train = training_split(profile, root, seed=stage.seed)
+    _require_ids(train, profile.data.num_ids)
+    autoencoder, first = train_autoencoder(
+        profile,
+        train,
+        folder / "autoencoder_training",
+        seed=stage.seed,
+        on_log=LossPlot(folder / "autoencoder_training" / "metrics.jsonl", values=("cross_entropy", "bce", "dice")),
+    )
+    ceiling = evaluate_reconstruction(
+        autoencoder,
+        validation_crops(profile, root, seed=stage.seed, max_images=settings.num_images),
+        threshold=settings.threshold,
+        min_area=0,
+    )
+    pipeline, second = train_diffusion(
+        profile,
+        train,
+        {"mask": autoencoder},
+        folder / "diffusion",
+        seed=stage.seed,
+        trained_on_photographs=stage.data_given,
+        on_log=LossPlot(folder / "diffusion" / "metrics.jsonl"),
+    )
+    val = validation_split(profile, root, seed=stage.seed, max_images=settings.num_images)
+    scores, predictions = evaluate_instances(
+        pipeline.to(stage.device),
+        val,
+        seed=stage.seed,
+        num_inference_steps=settings.num_inference_steps,
+        batch_size=settings.batch_size,
+        cleaning=Cleaning(settings.threshold, settings.min_area),
+        tile_size=settings.tile_size,
+    )
+    predictions.save_coco(folder / "predictions.json", folder / "predictions", image_ids=val.image_ids)
+    return {
+        **scores,
+        "reconstruction": {**ceiling["class_agnostic"]["All"], "miou": ceiling["miou"]},
+        "training": {"autoencoder": asdict(first), "diffusion": asdict(second)},
+        "images": {"train": len(train), "val": len(val)},
+        "num_ids": profile.data.num_ids,
+        "min_area": settings.min_area,
+        "tile_size": settings.tile_size,
+        "provenance": provenance(profile, train, val, name=root.name if stage.data_given else None),
+        "notes": val.notes,
+        "weights": "trained by this notebook",
+    }
+
+
+def _require_ids(dataset: PanopticDataset, num_ids: int) -> None:
+    if dataset.num_classes >= num_ids:
+        raise InputError(
+            f"{dataset.files.annotations} has {dataset.num_classes} classes, which do not fit into {num_ids} ids of "
+            f"which 0 is void; set own_dataset.num_ids to {dataset.num_classes + 1} or more"
+        )
+
+
+def provenance(profile: Profile, train: PanopticDataset, val: PanopticDataset, *, name: str | None) -> list[str]:
+    """What the caption of a table says of these settings, instead of what it says of the main sections."""
+    own, side = profile.own_dataset, profile.data.image_size
+    pieces = f"crops of {own.crop_size} px seen at {side} px" if own.crop_size else f"whole images seen at {side} px"
+    batches = {part: getattr(profile, part).training.batch_size for part in ("autoencoder", "diffusion")}
+    return [
+        f"Data: {name or 'embedded scenes, converted from masks'}, {len(train)} images for training, {len(val)} held "
+        f"out; {pieces}; num_ids = {own.num_ids}, min_area = {own.min_area} px",
+        f"autoencoder: {own.autoencoder_steps} steps of batch {batches['autoencoder']}",
+        f"diffusion: {own.diffusion_steps} steps of batch {batches['diffusion']}, {own.num_inference_steps} denoising "
+        "steps",
+    ]
