@@ -94,6 +94,24 @@ def time_pipeline(
     }
 
 
+def time_samplers(
+    pipeline: LDMSegPipeline,
+    images: Sequence[Picture],
+    step_counts: Mapping[str, Sequence[int]],
+    *,
+    seed: int = 0,
+    precision: Precision = "fp32",
+    repeats: int = 5,
+) -> dict[str, dict[str, Any]]:
+    """`time_pipeline` for each sampler of `step_counts`, which names its numbers of steps."""
+    return {
+        sampler: time_pipeline(
+            pipeline, images, counts, seed=seed, sampler=sampler, precision=precision, repeats=repeats
+        )
+        for sampler, counts in step_counts.items()
+    }
+
+
 def _row(steps: int, runs: Sequence[Mapping[str, float]], batch: int) -> dict[str, Any]:
     totals = [sum(run.values()) / batch for run in runs]
     medians = {part: statistics.median(run[part] for run in runs) / batch for part in PARTS}
