@@ -7,7 +7,7 @@ import argparse
 import re
 import shutil
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -136,14 +136,21 @@ def write_table(table: Table, results: Records, folder: str | Path) -> list[Path
     """Write <folder>/<table name>.csv, .md and .tex with title and provenance, .md with findings. Returns the files."""
     caption = f"{table.title}. {provenance(behind(table, results))}"
     text = as_text(table.build(results), table.decimals)
+    return write_text_table(text, folder, table.name, caption=caption, findings=_findings(table, results))
+
+
+def write_text_table(
+    text: pd.DataFrame, folder: str | Path, name: str, *, caption: str, findings: Sequence[str] = ()
+) -> list[Path]:
+    """Write a frame of strings as <folder>/<name>.csv, .md (with `findings` below) and .tex. Returns the files."""
     contents = {
         "csv": f"# {caption}\n" + text.to_csv(index=False, lineterminator="\n"),
-        "md": "\n\n".join([caption, as_markdown(text), *_findings(table, results)]) + "\n",
-        "tex": as_latex(text, caption=caption, label=table.name),
+        "md": "\n\n".join([caption, as_markdown(text), *findings]) + "\n",
+        "tex": as_latex(text, caption=caption, label=name),
     }
     written = []
     for suffix, content in contents.items():
-        written.append(Path(folder) / f"{table.name}.{suffix}")
+        written.append(Path(folder) / f"{name}.{suffix}")
         files.write_text(written[-1], content)
     return written
 

@@ -16,6 +16,9 @@ from .records import Records, percent
 from .supplement import paper_number, supplement
 
 STAGE = "06_denoising_steps"
+TIME_DECIMALS = dict.fromkeys(("encode", "denoise", "decode", "postprocess", "total", "least", "most"), 4) | {
+    "paper": 3
+}
 _AGNOSTIC = {f"class-agn. {key.upper()}": key for key in ("pq", "sq", "rq")}
 _PANOPTIC = {key.upper(): key for key in ("pq", "sq", "rq")}
 

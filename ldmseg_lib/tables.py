@@ -214,8 +214,7 @@ TABLES = {
             title="Seconds of an image by part",
             stages=(step_tables.STAGE,),
             build=step_tables.inference_time,
-            decimals=dict.fromkeys(("encode", "denoise", "decode", "postprocess", "total", "least", "most"), 4)
-            | {"paper": 3},
+            decimals=step_tables.TIME_DECIMALS,
             findings=step_tables.inference_time_findings,
             in_readme=False,
         ),
