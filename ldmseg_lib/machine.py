@@ -11,7 +11,16 @@ from typing import IO, ClassVar
 
 from . import __version__
 
-_PACKAGES = ("accelerate", "diffusers", "numpy", "opencv-python-headless", "pillow", "torch", "transformers")
+_PACKAGES = (
+    "accelerate",
+    "diffusers",
+    "kornia-rs",
+    "numpy",
+    "opencv-python-headless",
+    "pillow",
+    "torch",
+    "transformers",
+)
 
 
 def package_versions() -> dict[str, str]:

@@ -149,7 +149,7 @@ def _place_things(rng: np.random.Generator, plan: Plan, count: int) -> tuple[Thi
     crowding = 1.45 - 0.09 * count
     for _ in range(count):
         shape = str(rng.choice(list(_FAMILIES)))
-        # the shape is settled before a place is sought: else slim things, which fit anywhere, would crowd out the others
+        # the shape is settled before a place is sought: slim things, which fit anywhere, would crowd out others else
         for attempt in range(20):
             size = crowding * rng.uniform(0.62, 1.05) * 0.97**attempt
             rotation, scale, height = _pose(rng, shape, size)

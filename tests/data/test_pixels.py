@@ -127,6 +127,65 @@ def test_a_png_with_a_flipped_byte_is_refused(tmp_path):
         read_ids(path, (64, 64), np.array([1]))
 
 
+def _png_with_changes(rng):
+    """A PNG of ids, and the same with a byte changed, left out or put in, or cut short with and without its end."""
+    stream = io.BytesIO()
+    Image.fromarray(rng.integers(0, 256, (9, 14, rng.integers(3, 5)), dtype=np.uint8)).save(stream, "PNG")
+    data = stream.getvalue()
+    at = int(rng.integers(8, len(data)))
+    other = bytes([data[at] ^ int(rng.integers(1, 256))])
+    changed = (other + data[at + 1 :], data[at + 1 :], other + data[at:], b"", data[-12:])[rng.integers(5)]
+    return data, data[:at] + changed
+
+
+def test_a_damaged_png_is_refused_or_read_as_pillow_reads_it(tmp_path):
+    rng = np.random.default_rng(0)
+    path, refused = tmp_path / "a.png", 0
+    for _ in range(400):
+        whole, damaged = _png_with_changes(rng)
+        path.write_bytes(damaged)
+        try:
+            ids = read_ids(path, (9, 14), np.zeros(0, np.int64))
+        except DatasetError as error:
+            assert "a.png: " in str(error)
+            refused += 1
+            continue
+        expected = np.asarray(Image.open(io.BytesIO(whole)).convert("RGB")).astype(np.int64) @ (1, 256, 65536)
+        np.testing.assert_array_equal(ids, expected)
+    assert refused > 300
+
+
+def _interlaced_png(colours):
+    """Adam7 by hand: no library here writes it. Seven small pictures, each from its first pixel and by its steps."""
+    rows = b"".join(
+        b"\0" + row.tobytes()
+        for y, x, dy, dx in (
+            (0, 0, 8, 8),
+            (0, 4, 8, 8),
+            (4, 0, 8, 4),
+            (0, 2, 4, 4),
+            (2, 0, 4, 2),
+            (0, 1, 2, 2),
+            (1, 0, 2, 1),
+        )
+        for row in colours[y::dy, x::dx]
+    )
+
+    def chunk(kind, data):
+        return len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big")
+
+    height, width, _ = colours.shape
+    header = width.to_bytes(4, "big") + height.to_bytes(4, "big") + bytes([8, 2, 0, 0, 1])
+    parts = chunk(b"IHDR", header), chunk(b"IDAT", zlib.compress(rows)), chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+def test_an_interlaced_png_has_the_same_ids(tmp_path):
+    ids = np.random.default_rng(0).integers(0, 1 << 24, (13, 17))
+    (tmp_path / "a.png").write_bytes(_interlaced_png(colours(ids)))
+    np.testing.assert_array_equal(read_ids(tmp_path / "a.png", (13, 17), np.zeros(0, np.int64)), ids)
+
+
 @pytest.mark.parametrize("content", [b"", b"not an image", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xd9"])
 def test_what_is_no_image_is_named(tmp_path, content):
     path = tmp_path / "a.png"
@@ -172,6 +231,9 @@ def _id_png(tmp_path, kind):
     if kind == "rgba":
         Image.fromarray(np.dstack([colours(IDS), np.zeros(IDS.shape, np.uint8)])).save(path)
         return path, IDS
+    if kind == "rgb with a see-through colour":
+        Image.fromarray(colours(IDS)).save(path, transparency=tuple(colours(IDS)[0, 0].tolist()))
+        return path, IDS
     if kind == "rgb16":
         cv2.imwrite(str(path), colours(IDS)[..., ::-1].astype(np.uint16))
         return path, IDS
@@ -208,6 +270,7 @@ def _id_png(tmp_path, kind):
     [
         "rgb",
         "rgba",
+        "rgb with a see-through colour",
         "rgb16",
         "rgb16 scaled",
         "palette",
