@@ -275,7 +275,10 @@ class ComponentsProfile:
 
     image_autoencoder: ImageAutoencoderProfile
     vit: SelfDistillationProfile
-    autoencoder: AutoencoderProfile  # of the masks, for all but the row with the finer latents
+    image_size: int  # pixels, of masks and images
+    autoencoder: AutoencoderProfile  # of the masks
+    other_channels: tuple[int, ...]  # of the autoencoder whose latents have another resolution; else it is the same
+    other_num_upscalers: int
     denoiser: DenoiserProfile
     diffusion: DiffusionProfile  # each row is trained so, but for what it is named after
     self_condition_probability: float  # of the row with self-conditioning, or without where `diffusion` has it
