@@ -11,7 +11,7 @@ import difflib
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -79,6 +79,12 @@ STAGES = _registry(
         sections=("data", "evaluation", "denoising_steps"),
     ),
     Stage(
+        name="07_components",
+        makes="the component analysis",
+        inputs=("01_dataset",),
+        sections=("data", "components", "evaluation.threshold", "evaluation.min_area"),
+    ),
+    Stage(
         name="08_multitask",
         makes="a model of instance, semantic and depth",
         inputs=("01_dataset", "02_autoencoder", "04_diffusion"),
@@ -111,7 +117,18 @@ STAGES = _registry(
 
 # Their change makes no other result; those that a stage declares itself stay in.
 _NO_PART = (
-    *("encoding_plots", "errors", "files", "machine", "model_card", "paths", "plots", "profiles", "ready_weights"),
+    *(
+        "component_plots",
+        "encoding_plots",
+        "errors",
+        "files",
+        "machine",
+        "model_card",
+        "paths",
+        "plots",
+        "profiles",
+        "ready_weights",
+    ),
     *("results", "segment_colors", "sources", "stage_keys", "stages", "step_plots", "supplement", "tables"),
     *("task_plots", "widgets"),
 )
@@ -195,7 +212,19 @@ def stage_keys(profile: Profile, *, seed: int = 0, data_root: str | Path | None 
 def _sources(stage: Stage) -> dict[str, str]:
     notebook = paths.NOTEBOOKS / f"{stage.name}.ipynb"
     found = notebook_sources(notebook, without=_NO_PART) if notebook.exists() else {}
-    return found | source_hashes(stage.modules, without=_NO_PART)
+    return found | computing_sources(stage.modules)
+
+
+def computing_sources(modules: Collection[str]) -> dict[str, str]:
+    """SHA-256 of the sources that a computation by `modules` depends on, tables and pictures left out."""
+    return source_hashes(modules, without=_NO_PART)
+
+
+def effective_settings(value: Any) -> Any:
+    """`value` (settings as a dict) without those that change how a run goes and not what it makes."""
+    if not isinstance(value, Mapping):
+        return value
+    return {key: effective_settings(inner) for key, inner in value.items() if key not in _NO_EFFECT}
 
 
 def stage_key(name: str, profile: Profile, *, seed: int = 0, data_root: str | Path | None = None) -> str:
@@ -205,18 +234,12 @@ def stage_key(name: str, profile: Profile, *, seed: int = 0, data_root: str | Pa
 
 def stage_parameters(stage: Stage, settings: Mapping[str, Any]) -> dict[str, Any]:
     """The part of `settings` (a profile as a dict) on which the results of `stage` depend."""
-
-    def effective(value: Any) -> Any:
-        if not isinstance(value, Mapping):
-            return value
-        return {key: effective(inner) for key, inner in value.items() if key not in _NO_EFFECT}
-
     parameters: dict[str, Any] = {}
     for section in stage.sections:
         name, _, setting = section.partition(".")
         if name in settings:
             part = {setting: settings[name].get(setting)} if setting else settings[name]
-            parameters[name] = parameters.get(name, {}) | effective(part)
+            parameters[name] = parameters.get(name, {}) | effective_settings(part)
     return parameters
 
 

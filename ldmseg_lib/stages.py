@@ -113,6 +113,10 @@ class StageRun:
             raise StageError(f"{self.run_dir / needed.name} is stale for {self.name} ({cause}); {how}")
         return self.run_dir / needed.name
 
+    def key_of(self, name: str) -> str:
+        """The key, 64 hex digits, of any stage of this run."""
+        return self._keys[find_stage(name).name].digest
+
     def compute(self, function: Callable[..., Mapping[str, Any]], *args: Any) -> dict[str, Any]:
         """The metrics of this stage: those of the finished result with this key, else `function(self, *args)`.
 

@@ -1,0 +1,60 @@
+"""Finished trainings kept by key: a crash, or a change of what is done with them, costs none of them."""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .. import files
+from ..stage_keys import computing_sources
+
+_RECORD = "finished.json"
+
+
+@dataclass(frozen=True)
+class KeptTraining:
+    """A finished training: its folder, its key (64 hex digits), and what `train` returned."""
+
+    folder: Path
+    key: str
+    record: dict[str, Any]
+
+
+def keep_training(
+    root: str | Path,
+    name: str,
+    *,
+    ingredients: Mapping[str, Any],
+    modules: Collection[str],
+    train: Callable[[Path], Mapping[str, Any]],
+) -> KeptTraining:
+    """The training with these ingredients: the finished one of `root`, else `train` in a folder of its own.
+
+    The key is made of the ingredients and of the sources of `modules` and all that they import, not of the name: two
+    rows of a table that are trained alike share one training. A training that was interrupted goes on in its folder.
+
+    Args:
+        root: of all kept trainings of a run.
+        name: begins the folder's name, for people.
+        ingredients: everything that decides what comes out, as JSON values: settings, seed, keys of data and weights.
+        modules: as `ldmseg_lib.sources.source_hashes` takes them.
+        train: writes into the folder it is given and returns JSON values to keep.
+    """
+    content = {"ingredients": _plain(ingredients), "sources": computing_sources(modules)}
+    key = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    finished = sorted(Path(root).glob(f"*-{key[:12]}/{_RECORD}"))
+    folder = finished[0].parent if finished else Path(root) / f"{name}-{key[:12]}"
+    if not finished:
+        record = _plain(train(folder))
+        files.write_json(folder / _RECORD, {"key": key, **content, "record": record})
+        # what a training goes on from is several times larger than what it made
+        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    return KeptTraining(folder, key, files.read_json(folder / _RECORD)["record"])
+
+
+def _plain(value: Any) -> Any:
+    """`value` as it comes back from JSON."""
+    return json.loads(json.dumps(value))
