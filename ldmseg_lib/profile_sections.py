@@ -287,6 +287,8 @@ class ComponentsProfile:
     step_counts: tuple[int, ...]  # at which orders of ids are compared
     inpainting_images: int
     inpainting_steps: int
+    inpainting_rates: tuple[float, ...]  # shares of an image's blocks that are hidden
+    inpainting_blocks: tuple[int, ...]  # sides in latent cells
     area_edges: tuple[int, ...]  # areas in pixels where a range of segment sizes begins, the first 0
 
 

@@ -1,4 +1,4 @@
-"""Finished trainings kept by key: a crash, or a change of what is done with them, costs none of them."""
+"""Finished work kept by key: a crash, or a change of what is done with a training, costs no training."""
 
 import hashlib
 import json
@@ -8,51 +8,52 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .. import files
-from ..stage_keys import computing_sources
+from . import files
+from .stage_keys import computing_sources
 
 _RECORD = "finished.json"
 
 
 @dataclass(frozen=True)
-class KeptTraining:
-    """A finished training: its folder, its key (64 hex digits), and what `train` returned."""
+class KeptWork:
+    """A finished piece of work: its folder, its key (64 hex digits), and what it returned."""
 
     folder: Path
     key: str
     record: dict[str, Any]
 
 
-def keep_training(
+def keep_work(
     root: str | Path,
     name: str,
     *,
     ingredients: Mapping[str, Any],
     modules: Collection[str],
-    train: Callable[[Path], Mapping[str, Any]],
-) -> KeptTraining:
-    """The training with these ingredients: the finished one of `root`, else `train` in a folder of its own.
+    work: Callable[[Path], Mapping[str, Any]],
+) -> KeptWork:
+    """The work with these ingredients: the finished one in `root`, else `work` in a folder of its own.
 
     The key is made of the ingredients and of the sources of `modules` and all that they import, not of the name: two
-    rows of a table that are trained alike share one training. A training that was interrupted goes on in its folder.
+    rows of a table that are trained alike share one training. Work that was interrupted goes on in its folder, if it
+    can.
 
     Args:
-        root: of all kept trainings of a run.
+        root: of all kept work of a run.
         name: begins the folder's name, for people.
         ingredients: everything that decides what comes out, as JSON values: settings, seed, keys of data and weights.
-        modules: as `ldmseg_lib.sources.source_hashes` takes them.
-        train: writes into the folder it is given and returns JSON values to keep.
+        modules: of this package, such as "training.diffusion".
+        work: writes into the folder it is given and returns JSON values to keep.
     """
     content = {"ingredients": _plain(ingredients), "sources": computing_sources(modules)}
     key = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
     finished = sorted(Path(root).glob(f"*-{key[:12]}/{_RECORD}"))
     folder = finished[0].parent if finished else Path(root) / f"{name}-{key[:12]}"
     if not finished:
-        record = _plain(train(folder))
+        record = _plain(work(folder))
         files.write_json(folder / _RECORD, {"key": key, **content, "record": record})
-        # what a training goes on from is several times larger than what it made
+        # what a training would go on from is several times larger than what it made
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-    return KeptTraining(folder, key, files.read_json(folder / _RECORD)["record"])
+    return KeptWork(folder, key, files.read_json(folder / _RECORD)["record"])
 
 
 def _plain(value: Any) -> Any:
