@@ -85,3 +85,25 @@ def smoke_run(tmp_path_factory: pytest.TempPathFactory, smoke_profile, smoke_dat
 def smoke_pipeline(smoke_run):
     """The pipeline of `smoke_run`. Its predictions mean nothing; do not change it."""
     return smoke_run.pipeline
+
+
+@pytest.fixture(scope="session")
+def smoke_stages(smoke_run, smoke_data: Path, smoke_overrides):
+    """A function of an empty folder: makes it the run folder of notebooks 01, 02 and 04, finished with `smoke_run`."""
+    import shutil
+
+    from ldmseg_lib.stages import open_stage
+
+    def prepare(run_dir: Path) -> Path:
+        for name in ("01_dataset", "02_autoencoder", "04_diffusion"):
+            stage = open_stage(name, profile="smoke", run_dir=run_dir, overrides=smoke_overrides)
+            if name == "01_dataset":
+                shutil.copytree(smoke_data, stage.folder / "data")
+            if name == "02_autoencoder":
+                smoke_run.autoencoder.save_pretrained(stage.folder / "autoencoder")
+            if name == "04_diffusion":
+                smoke_run.pipeline.save_pretrained(stage.folder / "pipeline")
+            stage.finish({}, weights="trained by this notebook")
+        return run_dir
+
+    return prepare
