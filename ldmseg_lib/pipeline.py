@@ -20,6 +20,7 @@ from .model_card import complete_card
 from .models.autoencoder import MaskAutoencoder
 from .models.denoiser import Denoiser
 from .models.image_encoders import ImageEncoder
+from .models.safetensors_model import require_kind
 from .panoptic_output import PanopticOutput
 from .ready_weights import EMBEDDED, embedded_folder
 from .sampling import Constraint, branch, one_each, sample_latents
@@ -102,9 +103,11 @@ class LDMSegPipeline(DiffusionPipeline):
             settings: those of diffusers.
 
         Raises:
-            InputError: there is no such pipeline, or a part of it is missing or of another shape.
+            InputError: there is no such pipeline, a part of it is missing or of another shape, or the folder holds
+                something else.
         """
         place = embedded_folder() if folder == EMBEDDED else folder
+        require_kind(place, cls.__name__)
         try:
             return super().from_pretrained(os.fspath(place), **{**settings, "use_safetensors": True})
         except (OSError, ValueError, RuntimeError, SafetensorError) as error:
