@@ -103,8 +103,7 @@ class LDMSegPipeline(DiffusionPipeline):
             settings: those of diffusers.
 
         Raises:
-            InputError: there is no such pipeline, a part of it is missing or of another shape, or the folder holds
-                something else.
+            InputError: the folder holds no pipeline or something else, or a part is missing or of another shape.
         """
         place = embedded_folder() if folder == EMBEDDED else folder
         require_kind(place, cls.__name__)
