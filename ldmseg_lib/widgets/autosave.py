@@ -51,8 +51,8 @@ class Session:
         np.savez(file, allow_pickle=False, **arrays)
         write_bytes(self.path, file.getvalue())
 
-    def load(self, shape: tuple[int, int]) -> tuple[EditHistory, dict[str, Any], dict[str, Photo]] | None:
-        """History, settings and photos as they were saved, or None when nothing was.
+    def load(self, photo: Photo) -> tuple[EditHistory, dict[str, Any], dict[str, Photo]] | None:
+        """History, settings and the photos by name as they were saved, or None when nothing was; `photo` is the first.
 
         Raises:
             InputError: the file is damaged. It is set aside under another name first, so that nothing overwrites it.
@@ -63,10 +63,11 @@ class Session:
             with np.load(io.BytesIO(self.path.read_bytes()), allow_pickle=False) as file:
                 arrays = {key: file[key] for key in file.files}
             history = EditHistory.from_arrays(arrays)
-            if history.size != shape:
-                raise InputError(f"its size is {history.size}, not {shape}")
             settings = json.loads(arrays["settings"].tobytes())
             photos = {name: read_picture(self._photo(name).read_bytes()) for name in history.pictures() - {""}}
+            photos[""] = photo
+            if history.size != photos[history.picture].shape[:2]:
+                raise InputError(f"ids of {history.size} do not fit its image")
         except (InputError, KeyError, OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
             aside = self._aside()
             os.replace(self.path, aside)

@@ -13,6 +13,7 @@ from ..errors import InputError
 from .raster import pack, unpack
 
 Segments = tuple[dict[str, Any], ...]
+Size = tuple[int, int]  # height and width
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class Edit:
     ids: bytes
     segments: tuple[Segments, Segments] | None
     picture: tuple[str, str] | None
+    size: tuple[Size, Size] | None
 
 
 class EditHistory:
@@ -46,7 +48,7 @@ class EditHistory:
         self._freeze()
 
     @property
-    def size(self) -> tuple[int, int]:
+    def size(self) -> Size:
         """Height and width."""
         height, width = self.ids.shape
         return height, width
@@ -64,17 +66,21 @@ class EditHistory:
         segments: Sequence[dict[str, Any]] | None = None,
         picture: str | None = None,
     ) -> bool:
-        """Make one edit, forgetting what was undone before it; false when it changes nothing, which is not kept."""
+        """Make one edit, forgetting what was undone before it; false when it changes nothing, which is not kept.
+
+        `ids` and `region` together may have another size than before.
+        """
         new_region = self.region if region is None else region
         new_ids = self.ids if ids is None else np.asarray(ids, np.int32)
         new_segments = self.segments if segments is None else tuple(segments)
         new_picture = self.picture if picture is None else picture
         edit = Edit(
             label,
-            b"" if np.array_equal(new_region, self.region) else zlib.compress(pack(new_region ^ self.region), 1),
-            b"" if np.array_equal(new_ids, self.ids) else zlib.compress((new_ids ^ self.ids).tobytes(), 1),
+            b"" if np.array_equal(new_region, self.region) else _difference(pack(self.region), pack(new_region)),
+            b"" if np.array_equal(new_ids, self.ids) else _difference(self.ids.tobytes(), new_ids.tobytes()),
             None if new_segments == self.segments else (self.segments, new_segments),
             None if new_picture == self.picture else (self.picture, new_picture),
+            None if new_ids.shape == self.ids.shape else (self.size, (new_ids.shape[0], new_ids.shape[1])),
         )
         if not (edit.region or edit.ids or edit.segments or edit.picture):
             return False
@@ -85,11 +91,13 @@ class EditHistory:
         return True
 
     def _apply(self, edit: Edit, *, forward: bool) -> None:
+        height, width = edit.size[forward] if edit.size else self.size
         if edit.region:
-            self.region = self.region ^ unpack(zlib.decompress(edit.region), self.size)
+            bits = _apply_difference(pack(self.region), edit.region, -(-height * width // 8))
+            self.region = unpack(bits, (height, width))
         if edit.ids:
-            change = np.frombuffer(zlib.decompress(edit.ids), np.int32).reshape(self.ids.shape)
-            self.ids = self.ids ^ change
+            words = _apply_difference(self.ids.tobytes(), edit.ids, 4 * height * width)
+            self.ids = np.frombuffer(words, np.int32).reshape(height, width)
         if edit.segments:
             self.segments = edit.segments[forward]
         if edit.picture:
@@ -136,7 +144,8 @@ class EditHistory:
             "picture": self.picture,
             "segments": self.segments,
             "edits": [
-                {"label": e.label, "sizes": [len(e.region), len(e.ids)], "segments": e.segments, "picture": e.picture}
+                {"label": e.label, "lengths": [len(e.region), len(e.ids)]}
+                | {"segments": e.segments, "picture": e.picture, "size": e.size}
                 for e in self.edits
             ],
         }
@@ -163,10 +172,12 @@ class EditHistory:
             history.region = unpack(zlib.decompress(arrays["region"].tobytes()), (height, width))
             data, at = arrays["edits"].tobytes(), 0
             for entry in header["edits"]:
-                middle, end = at + entry["sizes"][0], at + sum(entry["sizes"])
+                middle, end = at + entry["lengths"][0], at + sum(entry["lengths"])
                 before_after = entry["segments"] and (tuple(entry["segments"][0]), tuple(entry["segments"][1]))
                 picture = entry["picture"] and (entry["picture"][0], entry["picture"][1])
-                history.edits.append(Edit(entry["label"], data[at:middle], data[middle:end], before_after, picture))
+                size = entry["size"] and (tuple(entry["size"][0]), tuple(entry["size"][1]))
+                edit = Edit(entry["label"], data[at:middle], data[middle:end], before_after, picture, size)
+                history.edits.append(edit)
                 at = end
             if at != len(data) or not 0 <= header["done"] <= len(history.edits):
                 raise ValueError("lengths differ")
@@ -175,3 +186,18 @@ class EditHistory:
             raise InputError(f"not a session of the editor ({error})") from None
         history._freeze()
         return history
+
+
+def _difference(before: bytes, after: bytes) -> bytes:
+    """Compressed XOR of two strings of bytes, the shorter one filled up with zeros."""
+    result = np.zeros(max(len(before), len(after)), np.uint8)
+    for part in (before, after):
+        result[: len(part)] ^= np.frombuffer(part, np.uint8)
+    return zlib.compress(result.tobytes(), 1)
+
+
+def _apply_difference(state: bytes, difference: bytes, length: int) -> bytes:
+    """The one of the two strings that `state` is not, which has `length` bytes."""
+    result = np.frombuffer(zlib.decompress(difference), np.uint8).copy()
+    result[: len(state)] ^= np.frombuffer(state, np.uint8)
+    return result[:length].tobytes()

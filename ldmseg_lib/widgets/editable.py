@@ -16,7 +16,7 @@ from . import raster
 from .autosave import Session, fingerprint
 from .edit_history import EditHistory
 from .export import export_segmentation
-from .pictures import PALETTE, Photo, as_ids, as_photo, fit, read_picture, static_picture
+from .pictures import PALETTE, PHOTO_SIDE, Photo, as_ids, as_photo, read_picture, shrink, static_picture
 
 # Two live editors must not write one session: opening it again takes it from the older one.
 _open_sessions: "weakref.WeakValueDictionary[str, EditableSegmentation]" = weakref.WeakValueDictionary()
@@ -58,7 +58,7 @@ class EditableSegmentation:
             older.close()
         _open_sessions[key] = self
         try:
-            saved = session.load(self._history.size)
+            saved = session.load(self.photo)
         except InputError as error:
             self._say("error", str(error))
             return
@@ -165,7 +165,9 @@ class EditableSegmentation:
             return True
 
     def open_photo(self, source: bytes | str | os.PathLike, *, name: str = "the upload") -> None:
-        """Put a photo in the place of the image, cropped to its size, with nothing known yet. Can be undone.
+        """Put a photo in the place of the image, with nothing known yet. Can be undone.
+
+        A photo with a side above 1024 pixels is made smaller.
 
         Args:
             source: an image file's bytes, or its path.
@@ -178,14 +180,14 @@ class EditableSegmentation:
             name = str(source)
         try:
             data = source if isinstance(source, bytes) else Path(source).read_bytes()
-            photo = fit(read_picture(data, name), self._history.size)
+            photo = shrink(read_picture(data, name), PHOTO_SIDE)
         except OSError as error:
             raise self._refuse(f"{name}: cannot be read ({error.strerror or error})") from None
         except InputError as error:
             raise self._refuse(str(error)) from None
         with self._lock:
             self._check_open()
-            nothing = np.zeros_like(self.ids)
+            nothing = np.zeros(photo.shape[:2], np.int32)
             key = fingerprint(photo, nothing)
             self._photos[key] = photo
             if self._history.change("Photo", region=nothing == 0, ids=nothing, segments=(), picture=key):

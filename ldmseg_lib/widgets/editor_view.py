@@ -149,11 +149,14 @@ class EditorView(anywidget.AnyWidget):
         key, part, parts = str(content["upload"]), int(content["part"]), int(content["parts"])
         if not 0 <= part < parts <= UPLOAD_PARTS:
             return
-        received = self._uploads.setdefault(key, [None] * parts)
-        received[part] = bytes(buffers[0])
-        if all(data is not None for data in received):
-            del self._uploads[key]
-            self._editor.open_photo(b"".join(data for data in received if data is not None), name=str(content["name"]))
+        with self._lock:
+            received = self._uploads.setdefault(key, [None] * parts)
+            received[part] = bytes(buffers[0])
+            whole = [data for data in received if data is not None]
+            if len(whole) == parts:
+                del self._uploads[key]
+        if len(whole) == parts:
+            self._editor.open_photo(b"".join(whole), name=str(content["name"]))
 
 
 def _zip_ids(ids: list[Int[np.ndarray, "height width"]]) -> bytes:

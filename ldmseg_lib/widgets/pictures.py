@@ -12,6 +12,7 @@ from ..errors import InputError
 from .raster import MAX_SIDE
 
 MAX_MEGAPIXELS = 64
+PHOTO_SIDE = 1024
 Photo = UInt8[np.ndarray, "height width 3"]
 
 # Okabe and Ito's colours for colour-blind readers (https://jfly.uni-koeln.de/color/), without black, with two of Tol's,
@@ -107,10 +108,14 @@ def _too_large(name: str, size: str) -> InputError:
     return InputError(f"{name} has {size}; the editor takes up to {MAX_MEGAPIXELS}: make it smaller first")
 
 
-def fit(photo: Photo, shape: tuple[int, int]) -> Photo:
-    """The photo scaled and cropped around its centre to `shape` (height, width), undistorted."""
-    size = (shape[1], shape[0])
-    return np.asarray(ImageOps.fit(Image.fromarray(photo), size, Image.Resampling.LANCZOS))
+def shrink(photo: Photo, side: int) -> Photo:
+    """The photo with at most `side` pixels a side, its aspect kept; as it is where it is small enough."""
+    height, width = photo.shape[:2]
+    if max(height, width) <= side:
+        return photo
+    share = side / max(height, width)
+    size = (max(1, round(width * share)), max(1, round(height * share)))
+    return np.asarray(Image.fromarray(photo).resize(size, Image.Resampling.LANCZOS))
 
 
 def png_bytes(array: np.ndarray) -> bytes:

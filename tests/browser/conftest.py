@@ -36,12 +36,20 @@ SOURCE = (
     "from ldmseg_lib import MaskEditor\n"
     "plan = json.load(open('plan.json'))\n"
     "scene = np.load('scene.npz')\n"
-    "enlarge = lambda a: np.repeat(np.repeat(a, plan['scale'], 0), plan['scale'], 1)\n"
+    "cut = slice(None) if plan['square'] else slice(16, 112)\n"
+    "enlarge = lambda a: np.repeat(np.repeat(a[cut], plan['scale'], 0), plan['scale'], 1)\n"
     "segments, categories = json.load(open('names.json'))\n"
-    "pipe = FakePipeline(delay=plan['delay'])\n"
+    "if plan['pipeline']:\n"
+    "    from ldmseg_lib import LDMSegPipeline\n"
+    "    pipe = LDMSegPipeline.from_pretrained(plan['pipeline'])\n"
+    "else:\n"
+    "    pipe = FakePipeline(delay=plan['delay'])\n"
     "editor = MaskEditor(enlarge(scene['image']), enlarge(scene['ids']), pipe, segments=segments,\n"
     "                    categories=categories, run_dir='runs', name=plan['name'])"
 )
+
+
+PLAN = {"scale": 1, "delay": 0.0, "square": False, "pipeline": None}
 
 
 def find_chromium() -> str | None:
@@ -163,7 +171,7 @@ class Lab:
         """Write the plan for the notebook and run every cell of it."""
         path = self.server.work / "plan.json"
         old = json.loads(path.read_text()) if path.exists() else {}
-        path.write_text(json.dumps({"scale": 1, "delay": 0.0} | old | plan))
+        path.write_text(json.dumps(PLAN | old | plan))
         # a view that is on its way out must not be taken for the new one
         self.page.evaluate("() => document.querySelectorAll('.mask-editor').forEach(e => delete e.dataset.ready)")
         self.page.evaluate("() => window.jupyterapp.commands.execute('notebook:run-all-cells')")
@@ -251,6 +259,22 @@ class Lab:
         assert not failed, failed[0]
         return json.loads("".join(printed).split("\x02")[-1])
 
+    @contextlib.contextmanager
+    def busy(self) -> Iterator[None]:
+        """Python is at work on something else meanwhile."""
+        done = self.server.work / f"done-{secrets.token_hex(4)}"
+        self.python("0")
+        self.client.execute(
+            f"import os, time\nwhile not os.path.exists({str(done)!r}): time.sleep(0.02)", store_history=False
+        )
+        status = "() => window.jupyterapp.shell.currentWidget.context.sessionContext.session.kernel.status"
+        self.page.wait_for_function(f"({status})() === 'busy'")
+        try:
+            yield
+        finally:
+            done.touch()
+            self.client.get_shell_msg(timeout=60)
+
     def close(self) -> None:
         if self.client is not None:
             self.client.stop_channels()
@@ -293,14 +317,17 @@ def server(browser, tmp_path_factory) -> Iterator[Server]:
 
 
 def write_scene(folder: Path) -> None:
-    """An embedded scene of 128 x 96 pixels (not square: rows and columns must not be mixed up), ids 1, 2, 3, ..."""
+    """An embedded scene of 128 x 128 pixels, ids 1, 2, 3, ...
+
+    The notebook cuts it to 128 x 96: rows and columns must not be mixed up.
+    """
     from ldmseg_lib.data.synthetic import CATEGORIES, draw_scene
 
     scene = draw_scene(11, size=128, min_things=4, max_things=6)
     ids = np.searchsorted(np.unique(scene.ids), scene.ids) + 1
     number = dict(zip(np.unique(scene.ids).tolist(), range(1, 1000)))
     segments = [{"id": number[s["id"]], "category_id": s["category_id"]} for s in scene.segments if s["id"] in number]
-    np.savez(folder / "scene.npz", image=scene.image[16:112], ids=ids[16:112].astype(np.int32))
+    np.savez(folder / "scene.npz", image=scene.image, ids=ids.astype(np.int32))
     (folder / "names.json").write_text(json.dumps([segments, CATEGORIES]))
 
 
@@ -315,9 +342,7 @@ def opened(browser, server) -> Iterator[Lab]:
 def lab(opened: Lab, request: pytest.FixtureRequest) -> Iterator[Lab]:
     """The notebook with a fresh editor; the page must neither log an error nor ask for anything outside."""
     opened.problems.clear()
-    opened.run_all(
-        name=f"{request.node.name.replace('[', '-').replace(']', '')}-{secrets.token_hex(3)}", scale=1, delay=0.0
-    )
+    opened.run_all(**PLAN, name=f"{request.node.name.replace('[', '-').replace(']', '')}-{secrets.token_hex(3)}")
     yield opened
     assert opened.problems == []
     assert opened.outside == []

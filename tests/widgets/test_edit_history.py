@@ -8,13 +8,15 @@ from ldmseg_lib.widgets.edit_history import EditHistory
 
 
 def state(history: EditHistory) -> tuple:
-    return history.ids.tobytes(), history.region.tobytes(), history.segments, history.picture
+    return history.size, history.ids.tobytes(), history.region.tobytes(), history.segments, history.picture
 
 
 def random_edit(history: EditHistory, draw: np.random.Generator) -> None:
-    change = {"region": draw.random(history.ids.shape) < 0.5}
-    if draw.random() < 0.4:
-        change["ids"] = draw.integers(0, 2**20, history.ids.shape)
+    other_size = draw.random() < 0.2
+    size = (int(draw.integers(5, 13)), int(draw.integers(5, 13))) if other_size else history.size
+    change = {"region": draw.random(size) < 0.5}
+    if other_size or draw.random() < 0.4:
+        change["ids"] = draw.integers(0, 2**20, size)
         change["segments"] = [{"id": int(draw.integers(9)), "category_id": 1}]
     if draw.random() < 0.2:
         change["picture"] = f"photo{draw.integers(3)}"

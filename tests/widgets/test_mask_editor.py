@@ -322,18 +322,23 @@ def test_an_edit_that_cannot_be_saved_is_kept_and_said(make_editor, monkeypatch)
 def test_a_photo_takes_the_place_of_the_image_and_can_be_undone(make_editor, image, ids):
     editor = make_editor()
     editor.box(0, 0, 9, 9)
-    stripes = np.zeros((300, 900, 3), np.uint8)
-    stripes[:, 450:] = 255
+    stripes = np.zeros((600, 1800, 3), np.uint8)
+    stripes[:, 900:] = 255
     editor.open_photo(png(Image.fromarray(stripes)), name="mine.png")
     assert editor.message == module.DRAWN_ONLY
-    assert editor.photo.shape == (48, 64, 3) and not editor.ids.any() and editor.region.all()
-    assert editor.photo[:, :28].max() < 20 and editor.photo[:, 36:].min() > 235, "cropped around its centre"
+    assert editor.photo.shape == (341, 1024, 3), "smaller, and not distorted"
+    assert editor.ids.shape == (341, 1024) and not editor.ids.any() and editor.region.all()
+    assert editor.photo[:, :508].max() < 20 and editor.photo[:, 516:].min() > 235
+    (found,) = editor.run(steps=2)
+    editor.accept()
     again = make_editor()
     np.testing.assert_array_equal(again.photo, editor.photo)
-    again.undo()
+    np.testing.assert_array_equal(again.ids, found)
+    assert again.undo() and again.undo()
     np.testing.assert_array_equal(again.photo, image)
     np.testing.assert_array_equal(again.ids, ids)
     assert again.region.sum() == 81
+    assert again.redo() and again.region.shape == (341, 1024)
 
 
 def test_a_model_that_saw_photographs_gets_no_warning(make_editor, fake_pipeline):
