@@ -91,6 +91,12 @@ STAGES = _registry(
         sections=(*_MODEL, "evaluation", "multitask"),
     ),
     Stage(
+        name="09_mask2former_baseline",
+        makes="the Mask2Former baselines",
+        inputs=("01_dataset", "02_autoencoder", "04_diffusion", "05_panoptic_evaluation", "07_components"),
+        sections=("data", "evaluation", "mask2former"),
+    ),
+    Stage(
         name="10_mask_inpainting",
         makes="panoptic quality of inpainted masks",
         inputs=("01_dataset", "02_autoencoder", "04_diffusion"),

@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from . import encoding_tables, multitask_tables, step_tables
+from . import encoding_tables, mask2former_tables, multitask_tables, step_tables
 from .records import Records, percent
 from .supplement import supplement
 
@@ -170,6 +170,14 @@ TABLES = {
             title="Panoptic quality by post-processing",
             stages=("05_panoptic_evaluation",),
             build=panoptic_quality,
+        ),
+        Table(
+            name="mask2former",
+            title="LDMSeg and Mask2Former on plain ViTs",
+            stages=mask2former_tables.STAGES,
+            build=mask2former_tables.mask2former,
+            decimals=mask2former_tables.TIME_DECIMALS,
+            findings=mask2former_tables.mask2former_findings,
         ),
         Table(
             name="mask_inpainting",

@@ -35,11 +35,11 @@ class SimpleFeaturePyramid(nn.Module):
 
     Args:
         width: channels of the ViT.
-        channels: of every map.
-        finest: the multiple of the finest map, 2 or 4. The others are 2, 1 and 1/2.
+        channels: of the maps at 1/2, 1 and 2.
+        finest_channels: of a map at 4; None: there is none.
     """
 
-    def __init__(self, *, width: int, channels: int, finest: int = 4) -> None:
+    def __init__(self, *, width: int, channels: int, finest_channels: int | None = None) -> None:
         super().__init__()
         half, quarter = width // 2, width // 4
         ways: dict[float, tuple[list[nn.Module], int]] = {
@@ -57,11 +57,12 @@ class SimpleFeaturePyramid(nn.Module):
             ),
         }
         self.maps = nn.ModuleList()
-        for scale in (0.5, 1, 2, *([4] if finest == 4 else [])):
-            layers, found = ways[scale]
-            layers += [nn.Conv2d(found, channels, 1, bias=False), _ChannelNorm(channels)]
-            layers += [nn.Conv2d(channels, channels, 3, padding=1, bias=False), _ChannelNorm(channels)]
-            self.maps.append(nn.Sequential(*layers))
+        for scale, (layers, found) in ways.items():
+            made = finest_channels if scale == 4 else channels
+            if made is not None:
+                layers += [nn.Conv2d(found, made, 1, bias=False), _ChannelNorm(made)]
+                layers += [nn.Conv2d(made, made, 3, padding=1, bias=False), _ChannelNorm(made)]
+                self.maps.append(nn.Sequential(*layers))
 
     def forward(self, grid: Float[Tensor, "batch width rows columns"]) -> list[Tensor]:
         """Maps [batch, channels, rows * multiple, columns * multiple], the coarsest first."""
@@ -77,8 +78,8 @@ class ViTMask2Former(SafetensorsModel):
         categories: COCO category dicts; the class indices 1, 2, ... of this project are labels 0, 1, ... here.
         image_size: side in pixels of the square that images are resized to.
         input_size: side that the ViT sees of it, a multiple of twice the patch size.
-        channels: width of the neck's maps and of the decoder.
-        mask_channels: length of the mask embeddings.
+        channels: width of the decoder, and of the maps that it attends to.
+        mask_channels: width of the finest map, and length of the mask embeddings.
         feedforward: hidden width of the decoder's feed-forward layers.
         heads: of the decoder's attention.
         layers: masked-attention layers.
@@ -115,8 +116,10 @@ class ViTMask2Former(SafetensorsModel):
                 f"input_size {input_size} of the {backbone_kind} backbone is no multiple of twice its patch size "
                 f"{vit.patch_size}; give {2 * vit.patch_size * max(1, round(input_size / 2 / vit.patch_size))}"
             )
-        self.neck = SimpleFeaturePyramid(width=vit.hidden_size, channels=channels, finest=finest)
-        self.mask_projection = nn.Conv2d(channels, mask_channels, 1)
+        self.neck = SimpleFeaturePyramid(
+            width=vit.hidden_size, channels=channels, finest_channels=mask_channels if finest == 4 else None
+        )
+        self.mask_projection = nn.Conv2d(mask_channels if finest == 4 else channels, mask_channels, 1)
         decoder = Mask2FormerConfig(
             hidden_dim=channels,
             feature_size=channels,
@@ -143,9 +146,8 @@ class ViTMask2Former(SafetensorsModel):
 
         There are `layers` + 1 stages: the first is that of the learned queries, the last is the result.
         """
-        *levels, finest = self.neck(self.grid(images))
-        levels = [*levels, finest][:3]
-        output = self.decoder(levels, self.mask_projection(finest))
+        maps = self.neck(self.grid(images))
+        output = self.decoder(maps[:3], self.mask_projection(maps[-1]))
         states = torch.stack(output.intermediate_hidden_states).transpose(1, 2)
         return self.class_head(states), torch.stack(output.masks_queries_logits)
 
