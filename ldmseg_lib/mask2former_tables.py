@@ -75,7 +75,7 @@ def mask2former_findings(results: Records) -> list[str]:
     quality = best["panoptic"]["All"]["pq"]
     found = [
         f"The better baseline ({best['name']} features) has a panoptic PQ of {100 * quality:.1f} after"
-        f" {best['training']['seconds']:.0f} s of training, LDMSeg {100 * ours:.1f}; the goal for the baseline in `demo`"
+        f" {best['training']['seconds']:.0f} s of training, LDMSeg {100 * ours:.1f}; the goal for the baseline in demo"
         f" is {100 * PQ_GOAL:.0f}."
     ]
     quoted = {row["model"]: row["PQ"] for row in published()}
