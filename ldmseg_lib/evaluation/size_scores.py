@@ -103,8 +103,6 @@ def score_reconstruction(
         for row, logits in zip(rows, decoded, strict=True):
             truth = dataset.ground_truth(row)
             size = (truth.ids.shape[0], truth.ids.shape[1])
-            found = instances_from_logits(
-                logits, size=size, threshold=cleaning.threshold, min_area=cleaning.min_area
-            )
+            found = instances_from_logits(logits, size=size, threshold=cleaning.threshold, min_area=cleaning.min_area)
             scores.update(truth, found.cpu().numpy())
     return scores.compute()
