@@ -45,9 +45,10 @@ def save_model(folder: Path, *, beit: bool = True, keep_aspect_ratio: bool = Fal
         config = DPTConfig(**shape, backbone_out_indices=[0, 1, 2, 3], **head)
     model = DPTForDepthEstimation(config)
     with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter.normal_(std=0.2)
         model.head.head[-2].bias.fill_(0.5)
-        for parameter in model.head.parameters():
-            parameter.mul_(3)
     model.save_pretrained(folder)
     size = {"height": 32, "width": 32}
     processor = DPTImageProcessorPil(size=size, keep_aspect_ratio=keep_aspect_ratio, ensure_multiple_of=8)
