@@ -51,9 +51,16 @@ def multitask(results: Records) -> pd.DataFrame:
             "PQ": float(paper["pq"]),
         }
     )
-    joint = supplement("headline").query("setting == 'panoptic multi-task'").iloc[0]
+    joint = _paper_joint()
     rows.append({"model": f"paper, COCO, multi-task ({joint['source']} source)", "PQ": float(joint["value"])})
     return pd.DataFrame(rows).astype(dict.fromkeys(SAMPLES, float))
+
+
+def joint_pq(results: Records) -> tuple[float | None, float]:
+    """PQ in percent of the model that has learned all tasks: this run's and the paper's."""
+    metrics = results[STAGE]["metrics"]
+    joint = next(model for model in metrics["models"] if model["name"] == metrics["multitask"])
+    return _pq(joint["scores"].get("panoptic", {}).get("panoptic")), float(_paper_joint()["value"])
 
 
 def multitask_findings(results: Records) -> list[str]:
@@ -85,6 +92,10 @@ def multitask_findings(results: Records) -> list[str]:
         )
     limits = scope(record["profile"], metrics["images"])
     return [*sentences, *([limits] if limits else [])]
+
+
+def _paper_joint() -> pd.Series:
+    return supplement("headline").query("setting == 'panoptic multi-task'").iloc[0]
 
 
 def _pq(quality: Mapping[str, Any] | None) -> float | None:

@@ -91,6 +91,9 @@ def ours_and_paper(results: Records) -> pd.DataFrame:
             add(f"panoptic {key.upper()}", percent(best["panoptic"]["All"][key]), paper[key], place)
         for group in ("Things", "Stuff"):
             add(f"panoptic PQ, {group.lower()}", percent(best["panoptic"][group]["pq"]), None, "")
+    if multitask_tables.STAGE in results:
+        ours, paper = multitask_tables.joint_pq(results)
+        add("panoptic PQ, multi-task", ours, paper, "A, Multi-Task Setup (number of a secondary source)")
     return pd.DataFrame(rows)
 
 
@@ -261,7 +264,7 @@ TABLES = {
             name="ours_and_paper",
             title="This run beside the supplement",
             stages=("02_autoencoder",),
-            also=("05_panoptic_evaluation",),
+            also=("05_panoptic_evaluation", multitask_tables.STAGE),
             build=ours_and_paper,
         ),
     )

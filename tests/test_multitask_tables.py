@@ -4,8 +4,9 @@ from typing import Any
 
 import pytest
 
-from ldmseg_lib.multitask_tables import SAMPLES, STAGE, multitask, multitask_findings
+from ldmseg_lib.multitask_tables import SAMPLES, STAGE, joint_pq, multitask, multitask_findings
 from ldmseg_lib.results import as_text
+from ldmseg_lib.tables import ours_and_paper
 
 
 def quality(pq: float) -> dict[str, Any]:
@@ -74,3 +75,10 @@ def test_the_goals_are_judged_as_they_are(before, joint, abs_rel, pq_text, depth
 
 def test_a_model_that_found_nothing_makes_no_sentence_of_shares() -> None:
     assert not any("PQ is" in sentence for sentence in multitask_findings(records(before=0.0)))
+
+
+def test_the_joint_model_stands_beside_the_paper_s_in_the_last_table() -> None:
+    ours, paper = joint_pq(records(joint=0.38))
+    assert (round(ours or 0.0, 6), paper) == (38.0, 44.1)
+    row = ours_and_paper(records()).set_index("quantity").loc["panoptic PQ, multi-task"]
+    assert row["paper"] == 44.1 and "secondary" in row["place in the supplement"]
