@@ -123,20 +123,9 @@ STAGES = _registry(
 
 # Their change makes no other result; those that a stage declares itself stay in.
 _NO_PART = (
-    *(
-        "component_plots",
-        "encoding_plots",
-        "errors",
-        "files",
-        "machine",
-        "model_card",
-        "paths",
-        "plots",
-        "profiles",
-        "ready_weights",
-    ),
-    *("results", "segment_colors", "sources", "stage_keys", "stages", "step_plots", "supplement", "tables"),
-    *("task_plots", "widgets"),
+    *("component_plots", "encoding_plots", "errors", "files", "machine", "model_card", "paths", "plots"),
+    *("profile_checks", "profile_sections", "profiles", "ready_weights", "results", "segment_colors", "sources"),
+    *("stage_keys", "stages", "step_plots", "supplement", "tables", "task_plots", "widgets"),
 )
 # Settings that change how a run goes, not what it makes: a long training may go on with other ones.
 _NO_EFFECT = frozenset({"workers", "checkpoint_every", "keep_checkpoints", "log_every", "shard"})
