@@ -21,7 +21,7 @@ _LEAST = {
     "warmup_steps": 0,
     "layer": None,
 }
-_SHARES = {"added_share", "semantic_fraction", "self_condition_probability", "threshold"}
+_SHARES = {"added_share", "overlap", "semantic_fraction", "self_condition_probability", "threshold"}
 _SHAPE = ("channels", "attention", "layers_per_block", "head_dim", "task_dim")
 
 
@@ -44,6 +44,7 @@ def check_profile(profile: "Profile") -> None:
         raise ProfileError(f"inpainting.block_sizes {profile.inpainting.block_sizes} must be positive, in latent cells")
     _check_encodings(profile)
     _check_steps(profile)
+    _check_mask2former(profile)
 
 
 def _leaves(section: Any, prefix: str = "") -> Iterator[tuple[str, str, Any]]:
@@ -74,8 +75,10 @@ def _check_autoencoder(profile: "Profile") -> None:
             f"autoencoder.num_upscalers {settings.num_upscalers} would pass the image's size; at most"
             f" {factor.bit_length() - 1}"
         )
-    if settings.latent_scale is not None and settings.latent_scale <= 0:
-        raise ProfileError(f"profile key 'autoencoder.latent_scale' must be positive, not {settings.latent_scale}")
+    for name in ("latent_scale", "latent_std"):
+        value = getattr(settings, name)
+        if value is not None and value <= 0:
+            raise ProfileError(f"profile key 'autoencoder.{name}' must be positive, not {value}")
 
 
 def _check_encodings(profile: "Profile") -> None:
@@ -144,3 +147,30 @@ def _check_multitask(profile: "Profile") -> None:
             raise ProfileError(
                 f"multitask.compared {list(group)} must hold tasks of multitask.tasks, which are {', '.join(shares)}"
             )
+
+
+def _check_mask2former(profile: "Profile") -> None:
+    settings = profile.mask2former
+    if settings.channels % (2 * settings.heads):
+        raise ProfileError(
+            f"mask2former.channels {settings.channels} must be a multiple of twice mask2former.heads {settings.heads}"
+        )
+    mae = settings.mae
+    shape = {field.name: getattr(mae, field.name) for field in dataclasses.fields(mae)}
+    pretrained, side = shape.pop("pretrained"), shape.pop("input_size")
+    for name, value in shape.items():
+        if (value is None) == (pretrained is None):
+            raise ProfileError(
+                f"mask2former.mae.{name} is {value!r} and mask2former.mae.pretrained {pretrained!r}; give either"
+                f" `pretrained`, or the shape and training ({', '.join(shape)})"
+            )
+    if mae.mask_ratio is not None and not 0 < mae.mask_ratio < 1:
+        raise ProfileError(f"mask2former.mae.mask_ratio {mae.mask_ratio} must lie between 0 and 1")
+    if mae.patch_size is not None and side % (2 * mae.patch_size):
+        raise ProfileError(
+            f"mask2former.mae.input_size {side} is no multiple of twice mask2former.mae.patch_size {mae.patch_size}"
+        )
+    for name in ("hidden_size", "decoder_hidden_size"):
+        width = getattr(mae, name)
+        if width is not None and mae.heads is not None and (width % mae.heads or width % 4):
+            raise ProfileError(f"mask2former.mae.{name} {width} must be a multiple of 4 and of mask2former.mae.heads")

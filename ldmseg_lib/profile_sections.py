@@ -54,7 +54,8 @@ class AutoencoderProfile:
     channels: tuple[int, ...]  # encoder widths; each after the first halves the resolution
     latent_channels: int
     num_upscalers: int  # learned doublings of the decoder; the rest is bilinear
-    latent_scale: float | None  # None: 1 / std of the training latents, measured after training
+    latent_scale: float | None  # None: latent_std / std of the training latents, measured after training
+    latent_std: float  # what the latents' standard deviation is brought to, where latent_scale is None
     num_points: int  # sampled points of the point losses
     semantic_fraction: float  # share of training targets that are semantic maps
     training: TrainingProfile

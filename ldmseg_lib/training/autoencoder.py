@@ -133,6 +133,6 @@ def train_autoencoder(
     )
     autoencoder.eval()
     if settings.latent_scale is None:
-        autoencoder.register_to_config(latent_scale=1 / measure_latent_std(autoencoder, dataset))
+        autoencoder.register_to_config(latent_scale=settings.latent_std / measure_latent_std(autoencoder, dataset))
     autoencoder.save_pretrained(Path(folder) / "autoencoder")
     return autoencoder, record

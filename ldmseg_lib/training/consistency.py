@@ -46,7 +46,8 @@ class ConsistencyObjective(DiffusionObjective):
         student.register_to_config(self_condition=False)
         image_encoder = copy.deepcopy(teacher.image_encoder)
         super().__init__(student, image_encoder, copy.deepcopy(autoencoders), diffusion, seed=seed)
-        self.trained.pop("image_encoder", None)
+        if "image_encoder" in self.trained:
+            del self.trained["image_encoder"]
         self.frozen["image_encoder"] = image_encoder.requires_grad_(False).eval()
         self.frozen["teacher"] = copy.deepcopy(teacher.denoiser).requires_grad_(False).eval()
         self.trained["target"] = copy.deepcopy(student).requires_grad_(False)
