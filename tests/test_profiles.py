@@ -163,6 +163,14 @@ def test_text_that_is_no_override_is_refused(text):
         ("denoiser.pretrained=somewhere", "denoiser.channels"),
         ("denoiser.head_dim=null", "denoiser.head_dim"),
         ("denoiser.attention=[true]", "denoiser.attention"),
+        ("mask2former.heads=5", "mask2former.channels"),
+        ("mask2former.overlap=2", "mask2former.overlap"),
+        ("mask2former.mae.pretrained=somewhere", "mask2former.mae.patch_size"),
+        ("mask2former.mae.training=null", "mask2former.mae.training"),
+        ("mask2former.mae.mask_ratio=1", "mask2former.mae.mask_ratio"),
+        ("mask2former.mae.patch_size=12", "mask2former.mae.input_size"),
+        ("mask2former.mae.hidden_size=30", "mask2former.mae.hidden_size"),
+        ("mask2former.queries=0", "mask2former.queries"),
     ],
 )
 def test_values_that_cannot_work_are_named_before_anything_runs(override, named):
