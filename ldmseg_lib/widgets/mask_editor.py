@@ -291,7 +291,9 @@ class MaskEditor(EditableSegmentation):
         return self._settings.as_dict()
 
     def _about_photo(self) -> tuple[str, str]:
-        if self._pipeline is None or getattr(self._pipeline, "trained_on_photographs", False):
+        if self._pipeline is None:
+            return super()._about_photo()
+        if getattr(self._pipeline, "trained_on_photographs", False):
             return "info", "Opened the photo; nothing is segmented yet. Inpaint to segment all of it."
         return "warning", DRAWN_ONLY
 

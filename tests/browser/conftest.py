@@ -172,6 +172,10 @@ class Lab:
         path = self.server.work / "plan.json"
         old = json.loads(path.read_text()) if path.exists() else {}
         path.write_text(json.dumps(PLAN | old | plan))
+        self.run_cells()
+
+    def run_cells(self) -> None:
+        """Run every cell, and wait for the first editor."""
         # a view that is on its way out must not be taken for the new one
         self.page.evaluate("() => document.querySelectorAll('.mask-editor').forEach(e => delete e.dataset.ready)")
         self.page.evaluate("() => window.jupyterapp.commands.execute('notebook:run-all-cells')")
@@ -280,7 +284,8 @@ class Lab:
             self.client.stop_channels()
         self.context.close()
         for session in self.server.api("GET", "sessions"):
-            self.server.api("DELETE", f"sessions/{session['id']}")
+            if session["path"] == self.notebook:
+                self.server.api("DELETE", f"sessions/{session['id']}")
 
 
 @pytest.fixture(scope="session")
@@ -323,7 +328,7 @@ def write_scene(folder: Path) -> None:
     """
     from ldmseg_lib.data.synthetic import CATEGORIES, draw_scene
 
-    scene = draw_scene(11, size=128, min_things=4, max_things=6)
+    scene = draw_scene(16, size=128, min_things=4, max_things=6)
     ids = np.searchsorted(np.unique(scene.ids), scene.ids) + 1
     number = dict(zip(np.unique(scene.ids).tolist(), range(1, 1000)))
     segments = [{"id": number[s["id"]], "category_id": s["category_id"]} for s in scene.segments if s["id"] in number]
@@ -336,6 +341,12 @@ def opened(browser, server) -> Iterator[Lab]:
     lab = Lab(browser, server, "editor.ipynb")
     yield lab
     lab.close()
+
+
+@pytest.fixture(scope="session")
+def lab_of() -> type[Lab]:
+    """The class, for other notebooks."""
+    return Lab
 
 
 @pytest.fixture

@@ -422,7 +422,7 @@ def test_a_picture_of_the_editor_in_use(lab, tmp_path):
     lab.run_all(square=True, scale=1 if PIPELINE else 2, pipeline=PIPELINE)
     editor = lab.editor()
     side = lab.view("v.size")[0]
-    lab.drag(*[(x * side, y * side) for x, y in [(0.2, 0.42), (0.35, 0.68), (0.55, 0.58)]])
+    lab.drag(*[(x * side, y * side) for x, y in [(0.48, 0.72), (0.72, 0.6), (0.92, 0.78)]])
     editor.get_by_label("Candidates").first.fill("4")
     editor.get_by_label("Seed", exact=True).fill("3")
     lab.press("inpaint")

@@ -1,7 +1,6 @@
 """Notebook 11 as a batch run has it: without a page it edits, exports, and leaves pictures instead of widgets."""
 
 import json
-import shutil
 
 import nbformat
 import numpy as np
@@ -10,24 +9,17 @@ from PIL import Image
 
 from ldmseg_lib import paths
 from ldmseg_lib.files import read_json
-from ldmseg_lib.stages import open_stage
 
 NAME = "11_mask_editor"
 
 
 @pytest.fixture(scope="module")
-def executed(tmp_path_factory, smoke_run, smoke_data, smoke_overrides):
-    """(run folder, executed notebook), on the networks of `smoke_run`."""
+def executed(tmp_path_factory, smoke_stages, smoke_overrides):
+    """(run folder, executed notebooks), on the networks of the smoke run."""
     papermill = pytest.importorskip("papermill")
     folder = tmp_path_factory.mktemp("notebook")
     run = folder / "run"
-    for name in ("01_dataset", "02_autoencoder", "04_diffusion"):
-        stage = open_stage(name, profile="smoke", run_dir=run, overrides=smoke_overrides)
-        if name == "01_dataset":
-            shutil.copytree(smoke_data, stage.folder / "data")
-        if name == "04_diffusion":
-            smoke_run.pipeline.save_pretrained(stage.folder / "pipeline")
-        stage.finish({}, weights="smoke")
+    smoke_stages(run)
     parameters = {"profile": "smoke", "run_dir": str(run), "overrides": smoke_overrides}
     for out in ("first.ipynb", "again.ipynb"):
         papermill.execute_notebook(
