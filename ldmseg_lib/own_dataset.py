@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 from .data.convert import convert
 from .data.instance_sources import mask_folders
 from .data.panoptic import PanopticDataset
-from .data.scenes import draw_scene
+from .data.scenes import CATEGORIES, draw_scene
 from .data.splits import training_split, validation_crops, validation_split
 from .data.synthetic import scene_seed
 from .errors import InputError
@@ -27,6 +27,7 @@ from .training.autoencoder import train_autoencoder
 from .training.diffusion import train_diffusion
 
 _SPLITS = ("train", "val")
+_THINGS = {category["id"] for category in CATEGORIES if category["isthing"]}
 
 
 def own_profile(profile: Profile) -> Profile:
@@ -94,7 +95,7 @@ def write_mask_folders(folder: Path, split: str, *, scenes: int, size: int) -> P
         for part in ("images", "masks"):
             (place / part).mkdir(parents=True)
         Image.fromarray(scene.image).save(place / "images" / f"{seed}.png")
-        things = [segment for segment in scene.segments if segment["isthing"]]
+        things = [segment for segment in scene.segments if segment["category_id"] in _THINGS]
         for number, segment in enumerate(things):
             mask = np.where(scene.ids == segment["id"], 255, 0).astype(np.uint8)
             Image.fromarray(mask).save(place / "masks" / f"{number}.png")
