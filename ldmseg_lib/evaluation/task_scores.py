@@ -38,7 +38,9 @@ class DepthScores:
 
     def update(self, truth: GroundTruth, output: PanopticOutput, index: int) -> None:
         """Add the `index`-th image of `output`, whose ground truth is `truth`."""
-        self.metrics.update(output.depth[index], truth.depth)
+        predicted = output.depth[index]
+        assert predicted is not None and truth.depth is not None  # asked for, of a data set opened with depth
+        self.metrics.update(predicted, truth.depth)
 
     def compute(self) -> dict[str, Any]:
         """As `DepthMetrics.compute`, the constant prediction's errors included."""

@@ -68,8 +68,8 @@ def train_depth_autoencoder(
 ) -> tuple[MaskAutoencoder, TrainingRecord]:
     """Train a depth autoencoder of the profile's shape on `dataset` and save it to `folder`/autoencoder.
 
-    Its latent scale is the profile's, or else 1 / std of its training latents: all tasks then have latents of unit
-    variance, as all have the same factor in the paper.
+    Its latent scale is the profile's, or else brings its training latents to the standard deviation that those of masks
+    have: the paper gives all tasks the same factor.
 
     Raises:
         InputError: the data set was not opened with depth.
@@ -92,6 +92,6 @@ def train_depth_autoencoder(
     autoencoder.eval()
     if profile.autoencoder.latent_scale is None:
         std = measure_latent_std(autoencoder, dataset, target=TASKS["depth"].target)
-        autoencoder.register_to_config(latent_scale=1 / std)
+        autoencoder.register_to_config(latent_scale=profile.autoencoder.latent_std / std)
     autoencoder.save_pretrained(Path(folder) / "autoencoder")
     return autoencoder, record
