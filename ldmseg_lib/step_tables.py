@@ -149,7 +149,8 @@ def sampler_frontier_findings(results: Records) -> list[str]:
         paper = supplement("table_s3")["pq"].tolist()
         same = (pair[0] > pair[1]) == (paper[3] > paper[2])
         text += (
-            f" The paper gains {paper[3] - paper[2]:.1f} PQ with DDPM over DDIM at 50 steps (Table S3); here it is"
+            f" The paper gains {paper[3] - paper[2]:.1f} PQ with DDPM over DDIM at"
+            f" {paper_number('component_timesteps'):.0f} steps (Table S3); here it is"
             f" {pair[0] - pair[1]:+.1f} at {most}: {'the same' if same else 'the other'} order."
         )
     return [text, scope(record["profile"], record["metrics"]["images"]["frontier"])]

@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from diffusers import DDIMScheduler
 
 from ldmseg_lib.errors import InputError
 from ldmseg_lib.schedulers import PREDICTION_TYPES, SAMPLERS, NoiseSchedule, build_sampler, set_timesteps
@@ -115,6 +116,40 @@ def test_going_back_up_ends_at_the_level_of_the_forward_process():
 def test_timesteps_are_trailing(name, steps, timesteps):
     """Method 5.1: from 999 down in equal steps, for every sampler alike."""
     assert set_timesteps(build_sampler(name), steps) == timesteps
+
+
+@pytest.mark.parametrize("steps", TABLE_S2_STEPS)
+def test_all_samplers_go_through_the_same_timesteps_at_every_count_of_table_s2(steps):
+    """Method 5.1: trailing, t = round(1000 - i 1000 / N) - 1, halves to the even side as NumPy rounds them."""
+    expected = [round(1000 - i * 1000 / steps) - 1 for i in range(steps)]
+    for name in ("ddim", "ddpm", "dpmsolver++", "unipc"):
+        assert set_timesteps(build_sampler(name), steps) == expected, name
+
+
+def test_where_diffusers_own_ddim_does_not_step_to_the_next_timestep():
+    """It steps to t - 1000 // N: another timestep than the next one when N does not divide 1000."""
+    clean, noise, _ = latents(count=1)
+    schedule, missed = NoiseSchedule("epsilon"), []
+    for steps in TABLE_S2_STEPS:
+        ours = build_sampler("ddim", "epsilon")
+        theirs = DDIMScheduler.from_config(ours.config)
+        first, *following = set_timesteps(theirs, steps)
+        z = schedule.add_noise(clean, noise, torch.tensor([first]))
+        landed = theirs.step(noise, first, z).prev_sample
+        wanted = schedule.add_noise(clean, noise, torch.tensor([following[0] if following else 0]))
+        if not torch.allclose(landed, wanted, atol=1e-4):
+            missed.append(steps)
+    assert missed == [3, 15, 30, 60, 70, 80, 90]
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_all_samplers_share_one_signature(name):
+    z, prediction, _ = latents(count=2)
+    scheduler = build_sampler(name, "epsilon")
+    for t in set_timesteps(scheduler, 3)[:2]:
+        generators = [torch.Generator().manual_seed(i) for i in range(2)]
+        z = scheduler.step(prediction, t, z, generator=generators).prev_sample
+        assert z.shape == prediction.shape and z.isfinite().all()
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
