@@ -85,6 +85,12 @@ class StageLock:
             fcntl.flock(file, fcntl.LOCK_EX)
         self._held[self.path] = file
 
+    @property
+    def handle(self) -> int | None:
+        """The file descriptor that holds the lock: a process that inherits it holds the lock too."""
+        file = self._held.get(self.path)
+        return None if file is None else file.fileno()
+
     def release(self) -> None:
         """Let go of the lock, if we hold it."""
         file = self._held.pop(self.path, None)

@@ -78,6 +78,11 @@ class StageRun:
         self._settle()
 
     @property
+    def lock_handle(self) -> int | None:
+        """The file descriptor of the stage's lock, for a process that works on in this stage's place."""
+        return self._lock.handle
+
+    @property
     def tables(self) -> Path:
         """Folder for the run's tables."""
         return self.run_dir / "tables"
