@@ -109,6 +109,13 @@ STAGES = _registry(
         sections=("data",),
     ),
     Stage(
+        name="12_few_steps",
+        makes="the distilled model and the agreement of samples",
+        inputs=("01_dataset", "02_autoencoder", "04_diffusion"),
+        sections=(*_MODEL, "evaluation", "consistency"),
+        modules=("segment_colors",),
+    ),
+    Stage(
         name="13_own_dataset",
         makes="a model of one's own folder",
         sections=(*_MODEL, "evaluation", "own_dataset"),
@@ -123,8 +130,18 @@ STAGES = _registry(
 
 # Their change makes no other result; those that a stage declares itself stay in.
 _NO_PART = (
-    *("component_plots", "encoding_plots", "errors", "files", "machine", "model_card", "paths", "plots"),
-    *("profile_checks", "profile_sections", "profiles", "ready_weights", "results", "segment_colors", "sources"),
+    *("component_plots", "encoding_plots", "errors", "few_step_plots", "files", "machine", "model_card"),
+    *(
+        "paths",
+        "plots",
+        "profile_checks",
+        "profile_sections",
+        "profiles",
+        "ready_weights",
+        "results",
+        "segment_colors",
+        "sources",
+    ),
     *("stage_keys", "stages", "step_plots", "supplement", "tables", "task_plots", "widgets"),
 )
 # Settings that change how a run goes, not what it makes: a long training may go on with other ones.

@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from . import encoding_tables, mask2former_tables, multitask_tables, step_tables
+from . import encoding_tables, few_step_tables, mask2former_tables, multitask_tables, step_tables
 from .records import Records, percent
 from .supplement import supplement
 
@@ -181,6 +181,29 @@ TABLES = {
             build=mask2former_tables.mask2former,
             decimals=mask2former_tables.TIME_DECIMALS,
             findings=mask2former_tables.mask2former_findings,
+        ),
+        Table(
+            name="few_steps",
+            title="Few denoising steps: the distilled student beside its teacher",
+            stages=(few_step_tables.STAGE,),
+            build=few_step_tables.few_steps,
+            decimals={"time [s]": 3},
+            findings=few_step_tables.few_steps_findings,
+        ),
+        Table(
+            name="sample_consensus",
+            title="Several samples of one image",
+            stages=(few_step_tables.STAGE,),
+            build=few_step_tables.sample_consensus,
+            findings=few_step_tables.sample_consensus_findings,
+        ),
+        Table(
+            name="agreement_levels",
+            title="Right pixels by the number of samples that agree",
+            stages=(few_step_tables.STAGE,),
+            build=few_step_tables.agreement_levels,
+            decimals={"samples that agree": 0},
+            in_readme=False,
         ),
         Table(
             name="mask_inpainting",

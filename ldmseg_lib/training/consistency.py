@@ -149,4 +149,7 @@ def train_consistency(
     return student, record
 
 
-_SETTINGS = ("image_size", "categories", "prediction_type", "threshold", "min_area", "tile_size", "trained_on_photographs")
+_SETTINGS = (
+    *("image_size", "categories", "prediction_type", "threshold", "min_area", "tile_size"),
+    "trained_on_photographs",
+)
