@@ -21,7 +21,7 @@ SETTINGS = profile=$(PROFILE) seed=$(SEED) $(if $(RUN_DIR),run_dir='$(RUN_DIR)')
 QUIETLY := --quiet host rules progress reason
 SNAKEMAKE = $(BIN)/python -m snakemake --rerun-triggers mtime --rerun-incomplete --nolock --config $(SETTINGS)
 
-.PHONY: help setup reproduce plan-stages plan redraw test test-slow lab browser clean clean-runs
+.PHONY: help setup reproduce plan-stages plan redraw report test test-slow lab browser clean clean-runs
 
 help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z][a-z-]*:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -67,6 +67,9 @@ plan: plan-stages ## Say what `make reproduce` would run, and why
 
 redraw: $(STAMP) ## Execute the notebooks again: finished computations are loaded, tables and figures drawn anew
 	@$(SNAKEMAKE) --cores $(JOBS) $(QUIETLY) --forceall
+
+report: $(STAMP) ## Build the static site of a run from its executed notebooks: site/PROFILE/index.html
+	@$(BIN)/python -m ldmseg_lib.report '$(or $(RUN_DIR),runs/$(PROFILE)$(if $(filter-out 0,$(SEED)),-seed$(SEED)))'
 
 test: $(STAMP) ## Run the tests (minutes)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow"

@@ -78,12 +78,12 @@ def test_environment_file_installs_what_the_constraints_and_extras_say() -> None
 
 def test_help_names_every_command() -> None:
     shown = make().stdout
-    for command in ("reproduce", "plan", "redraw", "test", "test-slow", "lab", "browser", "clean", "help"):
+    for command in ("reproduce", "plan", "redraw", "report", "test", "test-slow", "lab", "browser", "clean", "help"):
         assert re.search(rf"^  make {command} ", shown, flags=re.MULTILINE), command
     assert "PROFILE" in shown and "SEED" in shown
 
 
-@pytest.mark.parametrize("command", ["reproduce", "plan", "redraw", "test", "test-slow", "lab"])
+@pytest.mark.parametrize("command", ["reproduce", "plan", "redraw", "report", "test", "test-slow", "lab"])
 def test_every_command_sets_itself_up(command: str, bare_checkout: Path) -> None:
     planned = make("-n", command, cwd=bare_checkout).stdout
     assert "-c constraints.txt" in planned and "-e '.[notebooks,test]'" in planned

@@ -1,0 +1,30 @@
+"""`python -m ldmseg_lib.report RUN_DIR [--out FOLDER]`: the static site of a run. Exit code 2 for bad input."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..errors import InputError
+from .site import build_site
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; returns its exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m ldmseg_lib.report",
+        description="Build the static site of a run: its executed notebooks, tables, figures and their provenance.",
+    )
+    parser.add_argument("run_dir", type=Path, help="such as runs/demo")
+    parser.add_argument("--out", type=Path, help="folder of the site (default: site/<name of the run folder>)")
+    options = parser.parse_args(arguments)
+    try:
+        print(build_site(options.run_dir, options.out))
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

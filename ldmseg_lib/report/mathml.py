@@ -1,0 +1,58 @@
+"""A Sphinx extension that writes formulas as MathML, which browsers draw by themselves: no script, no network.
+
+Sphinx's own renderers load MathJax from the net, or need LaTeX.
+"""
+
+from typing import Any
+
+from docutils import nodes
+from latex2mathml.converter import convert
+from latex2mathml.exceptions import (
+    DenominatorNotFoundError,
+    DoubleSubscriptsError,
+    DoubleSuperscriptsError,
+    ExtraLeftOrMissingRightError,
+    InvalidAlignmentError,
+    InvalidStyleForGenfracError,
+    InvalidWidthError,
+    LimitsMustFollowMathOperatorError,
+    MissingEndError,
+    MissingSuperScriptOrSubscriptError,
+    NoAvailableTokensError,
+    NumeratorNotFoundError,
+)
+from sphinx.application import Sphinx
+from sphinx.util import logging
+
+_FAULTS = (
+    *(DenominatorNotFoundError, DoubleSubscriptsError, DoubleSuperscriptsError, ExtraLeftOrMissingRightError),
+    *(InvalidAlignmentError, InvalidStyleForGenfracError, InvalidWidthError, LimitsMustFollowMathOperatorError),
+    *(MissingEndError, MissingSuperScriptOrSubscriptError, NoAvailableTokensError, NumeratorNotFoundError),
+)
+_logger = logging.getLogger(__name__)
+
+
+def formula(latex: str, *, display: bool) -> str:
+    """`latex` as a MathML element; as it stands, in a code element, where it is no formula."""
+    try:
+        return convert(latex, display="block" if display else "inline")
+    except _FAULTS as error:
+        _logger.warning("formula %r: %s", latex, type(error).__name__)
+        escaped = latex.replace("&", "&amp;").replace("<", "&lt;")
+        return f"<code>{escaped}</code>"
+
+
+def _inline(translator: Any, node: nodes.math) -> None:
+    translator.body.append(formula(node.astext(), display=False))
+    raise nodes.SkipNode
+
+
+def _display(translator: Any, node: nodes.math_block) -> None:
+    translator.body.append(f'<div class="math-block">{formula(node.astext(), display=True)}</div>')
+    raise nodes.SkipNode
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    """Register the renderer under the name "mathml"."""
+    app.add_html_math_renderer("mathml", (_inline, None), (_display, None))
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
