@@ -10,16 +10,23 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+from diffusers import AutoencoderKL
+
 from .components import TABLE_S3, ComponentRow, EncoderName, Variant, component_rows, variant_profile
 from .data.panoptic import PanopticDataset
 from .data.splits import training_split, validation_split
+from .evaluation.feature_probe import feature_pictures, probe_features
 from .evaluation.inpainting import Drop, evaluate_inpainting
 from .evaluation.segmentation import Cleaning
 from .evaluation.size_scores import score_reconstruction, score_segmentation
+from .files import replacing
 from .kept_work import KeptWork, keep_work
 from .models.autoencoder import MaskAutoencoder
 from .models.feature_cache import FeatureCache, cache_that_pays
 from .models.image_encoders import build_image_encoder
+from .models.safetensors_model import load_pretrained
 from .pipeline import LDMSegPipeline
 from .profiles import Profile
 from .stage_keys import effective_settings
@@ -125,7 +132,23 @@ class ComponentStudy:
             "out_channels": built.out_channels,
             "parameters": sum(p.numel() for p in built.parameters()),
             "training": kept.record if kept else None,
+            "probe": probe_features(
+                built.eval().to(self.device),
+                training_split(self._plain, self.root, seed=self.seed),
+                self.val_set,
+                cells=self.settings.image_size // 2 ** (len(self.settings.autoencoder.channels) - 1),
+            ),
         }
+
+    def save_feature_pictures(self, file: str | Path, *, count: int = 4) -> None:
+        """Write what both image encoders make of the first held-out images, an array by title (`feature_pictures`)."""
+        vae = load_pretrained(
+            AutoencoderKL, self.encoder_source("image_autoencoder"), subfolder="vae", key="image_autoencoder.pretrained"
+        )
+        vit = build_image_encoder(variant_profile(self.profile, Variant("vit"), encoder=self.encoder_source("vit")))
+        images = torch.stack([self.val_set[index]["image"] for index in range(min(count, len(self.val_set)))])
+        with replacing(Path(file)) as temporary, open(temporary, "wb") as written:
+            np.savez(written, **feature_pictures(vae.eval(), vit.eval(), images))
 
     # mask autoencoders and diffusion models
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from . import encoding_tables, few_step_tables, mask2former_tables, multitask_tables, step_tables
+from . import component_tables, encoding_tables, few_step_tables, mask2former_tables, multitask_tables, step_tables
 from .records import Records, percent
 from .supplement import supplement
 
@@ -267,6 +267,52 @@ TABLES = {
             stages=(step_tables.STAGE,),
             build=step_tables.denoising_trajectory,
             findings=step_tables.denoising_trajectory_findings,
+        ),
+        Table(
+            name="table_s3",
+            title="Table S3. Image encoder, scheduler and EMA",
+            stages=(component_tables.STAGE,),
+            build=component_tables.table_s3,
+            findings=component_tables.table_s3_findings,
+        ),
+        Table(
+            name="image_encoders",
+            title="The image encoders, and what a linear map of their features tells (in percent)",
+            stages=(component_tables.STAGE,),
+            build=component_tables.image_encoders,
+            decimals={"steps": 0},
+            findings=component_tables.image_encoders_findings,
+            in_readme=False,
+        ),
+        Table(
+            name="loss_components",
+            title="Components of the loss, in percent",
+            stages=(component_tables.STAGE,),
+            build=component_tables.loss_components,
+            findings=component_tables.loss_components_findings,
+        ),
+        Table(
+            name="id_orders",
+            title="Order of ids by the number of denoising steps, in percent",
+            stages=(component_tables.STAGE,),
+            build=component_tables.id_orders,
+            findings=component_tables.id_orders_findings,
+        ),
+        Table(
+            name="id_order_inpainting",
+            title="Order of ids in inpainting, class-agnostic PQ",
+            stages=(component_tables.STAGE,),
+            build=component_tables.id_order_inpainting,
+            decimals={"rate": 0},
+            in_readme=False,
+        ),
+        Table(
+            name="latent_resolution",
+            title="Segment size and resolution of the latents, class-agnostic PQ and recall in percent",
+            stages=(component_tables.STAGE,),
+            build=component_tables.latent_resolution,
+            decimals={"segments": 0},
+            findings=component_tables.latent_resolution_findings,
         ),
         Table(
             name="own_dataset",
