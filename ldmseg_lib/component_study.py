@@ -284,7 +284,7 @@ class ComponentStudy:
 
         Returns:
             "encoders" by name; "table_s3", "rows" and "id_orders": lists of `scores` with what they are of;
-            "inpainting": by order of ids; "latents": the two resolutions; "images", "weights", "provenance".
+            "inpainting": by order of ids; "latents": the two resolutions; "images", "weights", "notes".
         """
         encoders = {name: self.describe_encoder(name) for name in ("image_autoencoder", "vit")}
         table = [
@@ -311,16 +311,19 @@ class ComponentStudy:
             "images": len(self.val_set),
             "image_size": self.settings.image_size,
             "weights": "trained by this notebook",
-            "provenance": self._provenance(),
+            "notes": [self._budget(), *self.val_set.notes],
         }
 
-    def _provenance(self) -> list[str]:
-        training, images = self.settings.diffusion.training, len(training_split(self._plain, self.root))
-        return [
-            f"Data: {'given folder' if self.trained_on_photographs else 'embedded scenes'} at"
-            f" {self.settings.image_size} px, {images} for training, the first {len(self.val_set)} held out judged",
-            f"each diffusion model: {training.steps} steps of batch {training.batch_size}",
-        ]
+    def _budget(self) -> str:
+        trainings = {"diffusion model": self.settings.diffusion, "mask autoencoder": self.settings.autoencoder}
+        steps = " and ".join(
+            f"each {name} {section.training.steps} steps of batch {section.training.batch_size}"
+            for name, section in trainings.items()
+        )
+        return (
+            f"Images and masks at {self.settings.image_size} px, {steps}; judged on the first {len(self.val_set)}"
+            " held-out images at their own size."
+        )
 
     def export_vit(self, folder: str | Path) -> Path | None:
         """A copy of the ViT made here at `folder`, as transformers saves a Dinov2Model; None where it was fetched."""
