@@ -63,6 +63,16 @@ def write_depth(path: str | os.PathLike, stored: UInt16[np.ndarray, "height widt
     write_bytes(path, data.tobytes())
 
 
+class MiDaS(DPTForDepthEstimation):
+    """transformers' DPT, which accepts that published weights lack a part that never runs, and hold a computed one.
+
+    The first fusion layer gets no second input, so the residual block for it idles (transformers issue 28292).
+    """
+
+    _keys_to_ignore_on_load_missing = (r"neck\.fusion_stage\.layers\.0\.residual_layer1\.",)
+    _keys_to_ignore_on_load_unexpected = (r"relative_position_index",)
+
+
 class DepthPredictor:
     """A DPT model (MiDaS v3) that predicts relative inverse depth.
 
@@ -77,7 +87,7 @@ class DepthPredictor:
 
     def __init__(self, source: str | os.PathLike = DEFAULT_MODEL, *, device: str = "cpu") -> None:
         source = os.fspath(source)
-        self.model = load_pretrained(DPTForDepthEstimation, source, key="--model").to(device).eval()
+        self.model = load_pretrained(MiDaS, source, key="--model").to(device).eval()
         try:
             self.processor = DPTImageProcessorPil.from_pretrained(source)
         except (OSError, ValueError) as error:

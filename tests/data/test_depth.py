@@ -4,12 +4,14 @@ import json
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from transformers import BeitConfig, DPTConfig, DPTForDepthEstimation, DPTImageProcessorPil
 
 from ldmseg_lib.data import depth
@@ -189,11 +191,32 @@ def test_a_model_that_cannot_be_loaded_is_named(tmp_path, lost):
         DepthPredictor(source)
 
 
+def test_published_weights_may_lack_what_never_runs_and_nothing_else(tmp_path):
+    """Intel's checkpoints have no residual block in the first fusion layer (transformers issue 28292)."""
+    source, image = save_model(tmp_path / "model"), np.random.default_rng(0).integers(0, 256, (24, 32, 3), np.uint8)
+    whole = DepthPredictor(source)
+    (expected,) = whole.predict([whole.prepare(image)], [(24, 32)])
+    weights = load_file(source / "model.safetensors")
+    idle = "neck.fusion_stage.layers.0.residual_layer1."
+    kept = {name: value for name, value in weights.items() if not name.startswith(idle)}
+    assert len(weights) - len(kept) == 4
+    save_file(kept, source / "model.safetensors", {"format": "pt"})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        published = DepthPredictor(source)
+    (found,) = published.predict([published.prepare(image)], [(24, 32)])
+    assert np.array_equal(found, expected)
+    del kept["neck.fusion_stage.layers.1.residual_layer1.convolution1.weight"]
+    save_file(kept, source / "model.safetensors", {"format": "pt"})
+    with pytest.raises(InputError, match=r"layers\.1\.residual_layer1"):
+        DepthPredictor(source)
+
+
 def test_pickled_weights_are_not_read(tmp_path):
     source = save_model(tmp_path / "model")
     (source / "model.safetensors").unlink()
     torch.save({}, source / "pytorch_model.bin")
-    with pytest.raises(InputError, match="DPTForDepthEstimation"):
+    with pytest.raises(InputError, match="MiDaS weights were not found"):
         DepthPredictor(source)
 
 
