@@ -51,7 +51,7 @@ def match_queries(
     """
     stages, batch, queries = mask_logits.shape[:3]
     points = uniform_points(generators, [1] * batch, num_points, mask_logits)
-    sampled = sample_at(mask_logits.flatten(0, 1), points.repeat(stages, 1, 1)).float().unflatten(0, (stages, batch))
+    sampled = sample_at(mask_logits.flatten(0, 1).float(), points.repeat(stages, 1, 1)).unflatten(0, (stages, batch))
     probabilities = class_logits.float().softmax(-1)
     costs = []
     for image, (true, wanted) in enumerate(zip(masks, labels, strict=True)):
@@ -108,7 +108,7 @@ def set_losses(
         return classes, mask_logits.sum() * 0, mask_logits.sum() * 0
     stage, image, query = torch.tensor(where, device=device).T
     bce, dice = losses_at_points(
-        mask_logits[stage, image, query][:, None],
+        mask_logits[stage, image, query][:, None].float(),
         torch.cat(chosen)[:, None].float(),
         [len(part) for part in chosen],
         num_points=num_points,
