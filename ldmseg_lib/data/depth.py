@@ -251,6 +251,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.batch_size < 1:
         parser.error(f"--batch-size is {options.batch_size}; it must be at least 1")
     try:
+        torch.empty(0, device=options.device)
+    except (RuntimeError, AssertionError) as error:
+        parser.error(f"--device {options.device} cannot be used ({' '.join(str(error).split())[:120]}); try cpu")
+    try:
         for split in options.split or list_splits(options.root) or ["train"]:
             folder = write_pseudo_depth(
                 options.root,
@@ -263,6 +267,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"{split}: depth is in {folder}")
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"error: {error}; nothing that was written before is lost", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("stopped; run the same command to go on", file=sys.stderr)

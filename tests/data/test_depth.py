@@ -245,6 +245,15 @@ def test_the_command(tmp_path, model, capsys):
     assert "there is depth from" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("option", [["--batch-size", "0"], ["--device", "abacus"], ["--workers", "many"]])
+def test_options_that_cannot_be_are_refused_before_anything_is_written(tmp_path, model, option, capsys):
+    folder = make_folder(tmp_path)
+    with pytest.raises(SystemExit) as stopped:
+        main([str(tmp_path), "--model", str(model), *option])
+    assert stopped.value.code == 2 and option[0] in capsys.readouterr().err
+    assert not folder.depth.exists()
+
+
 @pytest.mark.slow
 def test_the_command_in_a_process_of_its_own(tmp_path, model):
     make_folder(tmp_path)
