@@ -8,6 +8,7 @@ RUN_DIR ?=
 DATA_ROOT ?=
 OVERRIDES ?=
 NOTEBOOKS ?=
+CLUSTER ?=
 TORCH_INDEX ?=
 PYTHON ?=
 VENV ?= .venv
@@ -19,7 +20,8 @@ SETTINGS = profile=$(PROFILE) seed=$(SEED) $(if $(RUN_DIR),run_dir='$(RUN_DIR)')
 	$(if $(OVERRIDES),overrides='$(OVERRIDES)') $(if $(NOTEBOOKS),notebooks='$(NOTEBOOKS)')
 # The stages lock themselves, so runs of other profiles may share the folder; a file cut short by a kill is made again.
 QUIETLY := --quiet host rules progress reason
-SNAKEMAKE = $(BIN)/python -m snakemake --rerun-triggers mtime --rerun-incomplete --nolock --config $(SETTINGS)
+SNAKEMAKE = $(BIN)/python -m snakemake --rerun-triggers mtime --rerun-incomplete --nolock $(if $(CLUSTER),--profile '$(CLUSTER)') \
+	--config $(SETTINGS)
 
 .PHONY: help setup reproduce plan-stages plan redraw report test test-slow lab browser clean clean-runs
 
@@ -27,7 +29,7 @@ help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z][a-z-]*:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 	@echo
 	@echo "  Settings: PROFILE=smoke|demo|gpu|paper (now $(PROFILE)), SEED=$(SEED), JOBS=$(JOBS) notebooks at once, RUN_DIR=, DATA_ROOT=a COCO-panoptic"
-	@echo "  folder, OVERRIDES=section.key=value,..., NOTEBOOKS=02_autoencoder,... (with those they need)."
+	@echo "  folder, OVERRIDES=section.key=value,..., NOTEBOOKS=02_autoencoder,... (with those they need), CLUSTER=slurm (a Snakemake profile)."
 	@echo "  Without a GPU, TORCH_INDEX=https://download.pytorch.org/whl/cpu makes the first installation smaller by gigabytes."
 
 setup: $(STAMP) ## Install into .venv; every other command does so itself

@@ -2,7 +2,8 @@
 
     snakemake --cores 1 --rerun-triggers mtime --config profile=demo seed=0
 
-Configuration: profile, seed, run_dir, data_root, overrides ("a.b=1,c=2"), notebooks ("05,03": those and what they need).
+Configuration: profile, seed, run_dir, data_root, overrides ("a.b=1,c=2"), notebooks ("05,03": those and what they need),
+gpus (of a machine, for trainings that use all of them; a batch system reads it, see slurm/config.yaml).
 The key files below change only when a stage's parameters, sources or inputs do, so their dates decide what runs.
 """
 
@@ -14,15 +15,17 @@ from snakemake.exceptions import WorkflowError
 
 from ldmseg_lib import paths
 from ldmseg_lib.errors import InputError
+from ldmseg_lib.machine import StageLock
 from ldmseg_lib.stage_keys import STAGES, check_run_folder, chosen_stages, stage_keys, sync
 from ldmseg_lib.stages import resolve
 
 SETTINGS = {"profile": "demo", "seed": 0, "run_dir": None, "data_root": None, "overrides": None}
+OTHERS = ("notebooks", "gpus")
 
 try:
-    unknown = sorted(set(config) - {*SETTINGS, "notebooks"})
+    unknown = sorted(set(config) - {*SETTINGS, *OTHERS})
     if unknown:
-        raise InputError(f"unknown setting {unknown[0]!r}; there are {', '.join([*SETTINGS, 'notebooks'])}")
+        raise InputError(f"unknown setting {unknown[0]!r}; there are {', '.join([*SETTINGS, *OTHERS])}")
     settings = SETTINGS | {name: value for name, value in config.items() if name in SETTINGS}
     # --config reads values as YAML, where the notebook "05" is the number 5 and a folder can be a number too
     settings |= {name: str(value) for name, value in settings.items() if name != "seed" and value is not None}
@@ -34,6 +37,10 @@ try:
     chosen = chosen_stages(notebooks)
     keys = stage_keys(profile, seed=settings["seed"], data_root=data_root)
     check_run_folder(run_dir, profile.name, settings["seed"])
+    if workflow.is_main_process and not workflow.dryrun:
+        # of two in one run folder, each would remove and miss the other's key files; jobs are processes of their own
+        lock = StageLock(run_dir / "keys" / "reproduction.lock")
+        lock.acquire(f"another reproduction is at work in {run_dir}; waiting until that one ends")
     for name in chosen:
         sync(run_dir, name, keys[name])
 except InputError as error:
@@ -42,6 +49,7 @@ except InputError as error:
 RUN = str(run_dir)
 PARAMETERS = {"profile": settings["profile"], "run_dir": RUN, "data_root": data_root, "overrides": settings["overrides"]}
 DONE = [f"{RUN}/keys/{name}.done" for name in chosen]
+GPUS = {"none": 0, "one": 1, "all": int(config.get("gpus") or 1)}
 GIVEN = " ".join(f"-r {name} {shlex.quote(str(value))}" for name, value in PARAMETERS.items() if value)
 
 
@@ -71,6 +79,8 @@ rule notebook:
         given=GIVEN,
         seed=settings["seed"],
         folder=str(paths.NOTEBOOKS),
+    resources:
+        gpu=lambda wildcards: GPUS[STAGES[wildcards.stage].gpus],
     message:
         "{wildcards.stage}"
     shell:

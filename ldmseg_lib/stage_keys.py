@@ -14,7 +14,7 @@ import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from . import files, paths
 from .errors import InputError, StageError
@@ -33,6 +33,7 @@ class Stage:
     modules: tuple[str, ...] = ()  # modules in its key beside those that the notebook imports to compute with
     gathers: bool = False  # takes of its inputs those that are finished, and asks for none
     optional: bool = False  # runs when asked for by name, not in a whole reproduction
+    gpus: Literal["none", "one", "all"] = "one"  # what a batch system should give it
 
 
 def _registry(*stages: Stage, last: Stage) -> dict[str, Stage]:
@@ -47,12 +48,14 @@ STAGES = _registry(
         name="01_dataset",
         makes="the data folder",
         sections=("data",),
+        gpus="none",
     ),
     Stage(
         name="02_autoencoder",
         makes="the mask autoencoder",
         inputs=("01_dataset",),
         sections=("data", "autoencoder", "evaluation.threshold", "evaluation.min_area"),
+        gpus="all",
     ),
     Stage(
         name="03_encodings",
@@ -65,6 +68,7 @@ STAGES = _registry(
         makes="the latent diffusion model",
         inputs=("01_dataset", "02_autoencoder"),
         sections=_MODEL,
+        gpus="all",
     ),
     Stage(
         name="05_panoptic_evaluation",
@@ -124,6 +128,7 @@ STAGES = _registry(
     last=Stage(
         name="14_paper_and_ours",
         makes="the tables beside the paper's",
+        gpus="none",
         modules=("results", "supplement", "tables"),
     ),
 )
