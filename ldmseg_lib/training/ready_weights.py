@@ -1,0 +1,187 @@
+"""Make the ready model of the embedded scenes again: `python -m ldmseg_lib.training.ready_weights`.
+
+Draws scenes of its own (the splits ready_train, ready_val and ready_test, which no other training or evaluation sees),
+trains both networks, stores them in half precision with a model card, and puts them where
+`LDMSegPipeline.from_pretrained("embedded")` looks. An interrupted run goes on where it stopped. With `--pipeline` a
+pipeline that was trained on ready_train elsewhere is measured and packed in the same way.
+"""
+
+import argparse
+import shutil
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .. import paths
+from ..data.splits import training_split, validation_split
+from ..data.synthetic import write_dataset
+from ..errors import InputError
+from ..evaluation.segmentation import Cleaning, evaluate_segmentation
+from ..files import write_text
+from ..machine import device_name
+from ..model_card import TrainingFacts, model_card
+from ..pipeline import LDMSegPipeline
+from ..profiles import Profile
+from ..ready_weights import EMBEDDED
+from .autoencoder import train_autoencoder
+from .diffusion import train_diffusion
+
+SPLITS = ("ready_train", "ready_val", "ready_test")
+MAX_BYTES = 20 * 2**20
+"""Of the safetensors files; a checkout should stay small."""
+
+
+def make_ready_weights(
+    profile: Profile,
+    *,
+    work: Path,
+    out: Path,
+    trained: Path | None = None,
+    seed: int = 0,
+    command: str = "python -m ldmseg_lib.training.ready_weights",
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Train (unless `trained` is a pipeline's folder), pack, measure, and put the result into `out`.
+
+    Args:
+        profile: data sizes, networks and budgets; its sections data, autoencoder, denoiser, diffusion, evaluation.
+        work: folder for scenes and checkpoints; a repeated call with it goes on.
+        out: folder of the packed pipeline; replaced once the new one is whole.
+        trained: a pipeline trained on the scenes of ready_train elsewhere.
+        seed: of the training and of the samples.
+        command: what the card says to run.
+        progress: show progress bars.
+
+    Returns:
+        The scores on ready_test, in [0, 1], as the card has them.
+
+    Raises:
+        InputError: `out` is something else than a pipeline, or the weights are too large.
+    """
+    if out.exists() and any(out.iterdir()) and not (out / "model_index.json").is_file():
+        raise InputError(f"{out} is there and is no pipeline; give another folder")
+    data = profile.data
+    root = write_dataset(
+        work / "data",
+        size=data.image_size,
+        train_scenes=data.train_scenes,
+        val_scenes=data.val_scenes,
+        min_things=data.min_things,
+        max_things=data.max_things,
+        splits=SPLITS,
+        progress=progress,
+    )
+    source = trained or _train(profile, root, work, seed)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".ready-", dir=out.parent) as temporary:
+        packed, old = Path(temporary) / "new", Path(temporary) / "old"
+        LDMSegPipeline.from_pretrained(source).to(torch.float16).save_pretrained(packed)
+        _require_small(packed)
+        pipeline = LDMSegPipeline.from_pretrained(packed).to(device)
+        metrics = _measure(profile, pipeline, root, seed)
+        facts = _facts(profile, metrics, command)
+        write_text(packed / "README.md", model_card(pipeline, facts, title="LDMSeg on the embedded scenes"))
+        if out.exists():
+            out.rename(old)
+        packed.rename(out)
+    return metrics
+
+
+def _train(profile: Profile, root: Path, work: Path, seed: int) -> Path:
+    train = training_split(profile, root, seed=seed, split="ready_train")
+    autoencoder, _ = train_autoencoder(profile, train, work / "autoencoder", seed=seed)
+    train_diffusion(profile, train, {"mask": autoencoder}, work / "diffusion", seed=seed)
+    return work / "diffusion" / "pipeline"
+
+
+def _require_small(folder: Path) -> None:
+    size = sum(path.stat().st_size for path in folder.rglob("*.safetensors"))
+    if size > MAX_BYTES:
+        raise InputError(
+            f"the weights take {size / 2**20:.1f} MB in half precision, and at most {MAX_BYTES / 2**20:.0f} MB are "
+            "shipped; take narrower networks (denoiser.channels)"
+        )
+
+
+def _measure(profile: Profile, pipeline: LDMSegPipeline, root: Path, seed: int) -> dict[str, Any]:
+    settings = profile.evaluation
+    scores, _ = evaluate_segmentation(
+        pipeline,
+        validation_split(profile, root, seed=seed, split="ready_test"),
+        seed=seed,
+        num_inference_steps=settings.num_inference_steps,
+        batch_size=settings.batch_size,
+        cleanings={"both": Cleaning(settings.threshold, settings.min_area)},
+    )
+    best = scores["both"]
+    return {
+        "class-agnostic PQ": best["class_agnostic"]["All"]["pq"],
+        "panoptic PQ": best["panoptic"]["All"]["pq"],
+        "panoptic PQ, things": best["panoptic"]["Things"]["pq"],
+        "panoptic PQ, stuff": best["panoptic"]["Stuff"]["pq"],
+        "mIoU": best["miou"],
+    }
+
+
+def _facts(profile: Profile, metrics: Mapping[str, Any], command: str) -> TrainingFacts:
+    data, evaluation = profile.data, profile.evaluation
+    budgets = {"autoencoder": profile.autoencoder.training, "diffusion": profile.diffusion.training}
+    trained = "; ".join(f"{name}: {b.steps} steps of batch {b.batch_size}" for name, b in budgets.items())
+    return TrainingFacts(
+        data=(
+            f"{data.train_scenes} drawn scenes of the split ready_train, {data.image_size} x {data.image_size} px, "
+            f"{data.min_things} to {data.max_things} things each, with exact ids and classes. The seeds of ready_train, "
+            "ready_val and ready_test are disjoint from each other and from those of every other split. No photograph "
+            "and no other person's weights."
+        ),
+        budget=f"{trained}; begun from random weights. Stored in half precision. Packed on: {device_name()}.",
+        evaluation=(
+            f"On the {data.val_scenes} scenes of ready_test, from the weights as stored: {evaluation.num_inference_steps} "
+            f"steps of {evaluation.sampler}, threshold {evaluation.threshold}, min_area {evaluation.min_area} px."
+        ),
+        metrics=metrics,
+        recipe=f"    {command}",
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; returns its exit code."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    parser = argparse.ArgumentParser(
+        prog="python -m ldmseg_lib.training.ready_weights",
+        description="Train, measure and pack the ready model of the embedded scenes.",
+    )
+    parser.add_argument("--profile", default="demo", help="smoke, demo, gpu, or a YAML file (default %(default)s)")
+    parser.add_argument("--overrides", help="single settings, such as diffusion.training.steps=20000")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--pipeline", type=Path, help="pack this pipeline, trained on ready_train, instead of training")
+    parser.add_argument("--work", type=Path, default=paths.RUNS / "ready", help="scenes and checkpoints (%(default)s)")
+    parser.add_argument("--out", type=Path, default=paths.PACKAGE / "weights" / EMBEDDED, help="(%(default)s)")
+    options = parser.parse_args(given)
+    quoted = [f'"{part}"' if "=" in part or " " in part else part for part in given]
+    try:
+        metrics = make_ready_weights(
+            Profile.load(options.profile, options.overrides),
+            work=options.work,
+            out=options.out,
+            trained=options.pipeline,
+            seed=options.seed,
+            command=" ".join(["python -m ldmseg_lib.training.ready_weights", *quoted]),
+        )
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from the last checkpoint", file=sys.stderr)
+        return 130
+    print(f"{options.out}: " + ", ".join(f"{name} {100 * (value or 0):.1f}" for name, value in metrics.items()))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
