@@ -53,7 +53,8 @@ def same_points(monkeypatch):
     """Every point that either implementation draws becomes one of a fixed grid."""
     steps = (torch.arange(8) + 0.5) / 8
     grid = torch.stack(torch.meshgrid(steps, steps, indexing="xy"), dim=-1).view(1, -1, 2)
-    monkeypatch.setattr(set_prediction, "uniform_points", lambda _, counts, *__: grid.expand(len(counts), -1, -1))
+    for module in (set_prediction, losses):
+        monkeypatch.setattr(module, "uniform_points", lambda _, counts, *__: grid.expand(sum(counts), -1, -1))
     monkeypatch.setattr(losses, "important_points", lambda candidates, *_: grid.expand(len(candidates), -1, -1))
     monkeypatch.setattr(theirs.torch, "rand", lambda *_, **__: grid)
     monkeypatch.setattr(
@@ -168,7 +169,7 @@ def test_a_batch_counts_as_its_images_alone():
     torch.testing.assert_close(together, alone)
 
 
-def test_perfect_queries_cost_next_to_nothing():
+def test_right_pairs_of_right_queries_cost_next_to_nothing_and_wrong_ones_much():
     masks = [torch.zeros(2, 16, 16, dtype=torch.bool)]
     masks[0][0, :, :8], masks[0][1, :, 8:] = True, True
     labels = [torch.tensor([3, 1])]
@@ -180,5 +181,8 @@ def test_perfect_queries_cost_next_to_nothing():
     class_logits[0, 0, 4, 3] = class_logits[0, 0, 2, 1] = 20.0
     pairs = matched(class_logits, mask_logits, masks, labels)
     assert dict(zip(*(side.tolist() for side in pairs[0][0]))) == {4: 0, 2: 1}
-    classes, bce, dice = judged(class_logits, mask_logits, masks, labels, pairs)
-    assert classes < 1e-6 and bce < 0.2 and dice < 0.2
+    right = judged(class_logits, mask_logits, masks, labels, pairs)
+    assert right[0] < 1e-6 and right[2] < 0.3
+    ((queries, segments),) = pairs[0]
+    wrong = judged(class_logits, mask_logits, masks, labels, [[(queries, segments.flip(0))]])
+    assert wrong[0] > 20 and wrong[2] > 1.5 and wrong[1] > 10 * right[1]
