@@ -97,10 +97,11 @@ class ComponentStudy:
         settings = getattr(self.settings, name)
         if settings.pretrained is not None:
             return None
-        train, module = {
+        trainings: dict[EncoderName, tuple[Callable[..., Any], str]] = {
             "image_autoencoder": (train_image_autoencoder, "training.image_autoencoder"),
             "vit": (train_self_distilled_vit, "training.self_distillation"),
-        }[name]
+        }
+        train, module = trainings[name]
 
         def work(folder: Path) -> dict[str, Any]:
             _, record = train(
@@ -221,7 +222,7 @@ class ComponentStudy:
     ) -> dict[str, Any]:
         """Scores of a variant's model (see `score_segmentation`), with how they were made."""
         training = self.train(variant)
-        sampling = {
+        sampling: dict[str, Any] = {
             "sampler": sampler,
             "num_inference_steps": steps or self.settings.num_inference_steps,
             "cleaning": self.cleaning,
@@ -264,7 +265,7 @@ class ComponentStudy:
             )
             return {"conditions": conditions}
 
-        ingredients = {"training": training.key, "drops": [asdict(drop) for drop in drops]}
+        ingredients: dict[str, Any] = {"training": training.key, "drops": [asdict(drop) for drop in drops]}
         ingredients |= {"images": settings.inpainting_images, "steps": settings.inpainting_steps}
         ingredients |= {"cleaning": asdict(self.cleaning)}
         return self._keep("inpainting", "evaluation.inpainting", ingredients, work).record["conditions"]

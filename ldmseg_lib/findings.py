@@ -27,7 +27,8 @@ def order_of_rows(quantity: str, *, paper: Row, ours: Row, spread: Row | None = 
     )
     if spread is not None:
         known = {name: spread.get(name) or 0.0 for name in names}
-        close = [f"{a} and {b}" for a, b in pairs if abs(ours[a] - ours[b]) <= max(known[a], known[b])]
+        known_ours = {name: ours[name] or 0.0 for name in names}
+        close = [f"{a} and {b}" for a, b in pairs if abs(known_ours[a] - known_ours[b]) <= max(known[a], known[b])]
         if close:
             text += f" Closer than the standard deviation over seeds, and so undecided: {', '.join(close)}."
     return text

@@ -13,7 +13,7 @@ import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import yaml
 
@@ -148,7 +148,7 @@ def _split_outside_brackets(text: str) -> list[str]:
 
 def _override(values: dict, key: str, value: Any) -> None:
     *parents, last = str(key).split(".")
-    place, kind = values, Profile
+    place, kind = values, cast(Any, Profile)
     for depth, parent in enumerate(parents):
         kind = _fields(kind, ".".join(parents[:depth])).get(parent) if dataclasses.is_dataclass(kind) else None
         if kind is None or not isinstance(place.get(parent), dict):

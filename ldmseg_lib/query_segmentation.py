@@ -51,16 +51,16 @@ def panoptic_from_queries(
     semantic = torch.einsum("ql,qhw->lhw", probabilities[:, :-1], masks).argmax(0) + 1
     scores, labels = probabilities.max(-1)
     kept = (labels < len(categories)) & (scores > threshold)
-    masks, scores, labels = masks[kept], scores[kept], labels[kept].tolist()
+    masks, scores, chosen = masks[kept], scores[kept], labels[kept].tolist()
     ids, instances = np.zeros(size, np.int32), np.zeros(size, np.int32)
     segments: list[dict[str, Any]] = []
     if len(masks):
-        winner = (scores[:, None, None] * masks).argmax(0)
-        inside = (masks >= 0.5).gather(0, winner[None])[0].cpu().numpy()
+        best = (scores[:, None, None] * masks).argmax(0)
+        inside = (masks >= 0.5).gather(0, best[None])[0].cpu().numpy()
         areas = (masks >= 0.5).flatten(1).sum(1).tolist()
-        winner = winner.cpu().numpy()
+        winner = best.cpu().numpy()
         merged: dict[int, dict[str, Any]] = {}
-        for query, label in enumerate(labels):
+        for query, label in enumerate(chosen):
             won = winner == query
             pixels = won & inside
             if not pixels.any() or won.sum() < overlap * areas[query]:

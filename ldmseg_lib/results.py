@@ -96,7 +96,8 @@ def behind(table: Table, results: Records) -> Records:
 
 def provenance(results: Records) -> str:
     """Where numbers come from, in a line: data, training budget, seed, device; and what a reader must not overlook."""
-    parts, notes = [], []
+    parts: list[str] = []
+    notes: list[str] = []
     first = next(iter(results.values()), None)
     if first is None:
         return ""

@@ -139,8 +139,8 @@ def sampler_frontier_findings(results: Records) -> list[str]:
     frame, record = sampler_frontier(results), results[STAGE]
     bests = []
     for steps, rows in frame.groupby("# iters"):
-        best = rows.loc[rows["PQ"].astype(float).idxmax()] if rows["PQ"].notna().any() else None
-        if best is not None:
+        if rows["PQ"].notna().any():
+            best = max(rows.dropna(subset="PQ").to_dict("records"), key=lambda row: row["PQ"])
             bests.append(f"{best['sampler']} at {steps} ({best['PQ']:.1f})")
     text = f"Best PQ by number of steps: {', '.join(bests)}."
     by_key = {(row["sampler"], row["# iters"]): row["PQ"] for row in frame.to_dict("records")}

@@ -82,7 +82,8 @@ def evaluate_runs(
         `TrajectoryStatistics.compute` of the followed run.
     """
     rows: list[dict[str, Any]] = []
-    outputs = {key: PanopticOutput() for key in shown or {}}
+    shown = shown or {}
+    outputs = {key: PanopticOutput() for key in shown}
     trajectory = None
     runs = list(runs)
     for run in tqdm(runs, desc="step counts", unit="count"):

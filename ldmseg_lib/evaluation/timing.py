@@ -70,7 +70,7 @@ def time_pipeline(
     """
     if not images or not step_counts or repeats < 1:
         raise InputError("timing needs at least one image, one number of steps and one repetition")
-    settings = {"seed": seed, "sampler": sampler, "precision": precision, "tasks": tasks}
+    settings: dict[str, Any] = {"seed": seed, "sampler": sampler, "precision": precision, "tasks": tasks}
     for _ in range(warmups):
         _time_once(pipeline, images, min(step_counts), **settings)
     measured: dict[int, list[dict[str, float]]] = {steps: [] for steps in step_counts}

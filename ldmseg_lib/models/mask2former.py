@@ -5,7 +5,7 @@ pyramid does (Li et al., ECCV 2022); the mask decoder is transformers' own (Chen
 states 6 masked-attention layers and 128 queries, and neither the neck's widths nor the image size.
 """
 
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import torch
 from diffusers.configuration_utils import register_to_config
@@ -20,7 +20,7 @@ from ..profiles import Mask2FormerProfile
 from .image_encoders import IMAGENET_MEAN, IMAGENET_STD, Images
 from .safetensors_model import SafetensorsModel
 
-Backbone = ViTMAEModel | Dinov2Model
+Backbone: TypeAlias = ViTMAEModel | Dinov2Model
 
 
 class _ChannelNorm(nn.LayerNorm):
