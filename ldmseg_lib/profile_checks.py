@@ -155,6 +155,10 @@ def _check_mask2former(profile: "Profile") -> None:
         raise ProfileError(
             f"mask2former.channels {settings.channels} must be a multiple of twice mask2former.heads {settings.heads}"
         )
+    if settings.layers < 3:
+        raise ProfileError(
+            f"mask2former.layers {settings.layers} leaves maps unseen: each layer attends to one of three; give at least 3"
+        )
     mae = settings.mae
     shape = {field.name: getattr(mae, field.name) for field in dataclasses.fields(mae)}
     pretrained, side = shape.pop("pretrained"), shape.pop("input_size")

@@ -171,6 +171,7 @@ def test_text_that_is_no_override_is_refused(text):
         ("mask2former.mae.patch_size=12", "mask2former.mae.input_size"),
         ("mask2former.mae.hidden_size=30", "mask2former.mae.hidden_size"),
         ("mask2former.queries=0", "mask2former.queries"),
+        ("mask2former.layers=2", "mask2former.layers"),
     ],
 )
 def test_values_that_cannot_work_are_named_before_anything_runs(override, named):
