@@ -7,7 +7,6 @@ pipeline that was trained on ready_train elsewhere is measured and packed in the
 """
 
 import argparse
-import shutil
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -135,14 +134,15 @@ def _facts(profile: Profile, metrics: Mapping[str, Any], command: str) -> Traini
     return TrainingFacts(
         data=(
             f"{data.train_scenes} drawn scenes of the split ready_train, {data.image_size} x {data.image_size} px, "
-            f"{data.min_things} to {data.max_things} things each, with exact ids and classes. The seeds of ready_train, "
-            "ready_val and ready_test are disjoint from each other and from those of every other split. No photograph "
-            "and no other person's weights."
+            f"{data.min_things} to {data.max_things} things each, with exact ids and classes. The seeds of "
+            "ready_train, ready_val and ready_test are disjoint from each other and from those of every other split. "
+            "No photograph and no other person's weights."
         ),
-        budget=f"{trained}; begun from random weights. Stored in half precision. Packed on: {device_name()}.",
+        budget=f"{trained}; begun from random weights. Stored in half precision. Measured on: {device_name()}.",
         evaluation=(
-            f"On the {data.val_scenes} scenes of ready_test, from the weights as stored: {evaluation.num_inference_steps} "
-            f"steps of {evaluation.sampler}, threshold {evaluation.threshold}, min_area {evaluation.min_area} px."
+            f"On the {data.val_scenes} scenes of ready_test, from the weights as stored: "
+            f"{evaluation.num_inference_steps} steps of {evaluation.sampler}, threshold {evaluation.threshold}, "
+            f"min_area {evaluation.min_area} px."
         ),
         metrics=metrics,
         recipe=f"    {command}",

@@ -1,4 +1,4 @@
-"""The ready model: trained, packed in half precision with its card, found by its name, never mixed with other scenes."""
+"""The ready model: packed in half precision with its card, found by its name, its scenes nobody else's."""
 
 from pathlib import Path
 
