@@ -157,7 +157,7 @@ def _check_mask2former(profile: "Profile") -> None:
         )
     if settings.layers < 3:
         raise ProfileError(
-            f"mask2former.layers {settings.layers} leaves maps unseen: each layer attends to one of three; give at least 3"
+            f"mask2former.layers {settings.layers} leaves maps unseen: each layer sees one of three; give at least 3"
         )
     mae = settings.mae
     shape = {field.name: getattr(mae, field.name) for field in dataclasses.fields(mae)}
