@@ -149,7 +149,8 @@ class ComponentStudy:
         vit = build_image_encoder(variant_profile(self.profile, Variant("vit"), encoder=self.encoder_source("vit")))
         images = torch.stack([self.val_set[index]["image"] for index in range(min(count, len(self.val_set)))])
         with replacing(Path(file)) as temporary, open(temporary, "wb") as written:
-            np.savez(written, **feature_pictures(vae.eval(), vit.eval(), images))
+            pictures: dict[str, Any] = feature_pictures(vae.eval(), vit.eval(), images)
+            np.savez(written, **pictures)
 
     # mask autoencoders and diffusion models
 

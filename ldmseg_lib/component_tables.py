@@ -163,7 +163,7 @@ def id_orders_findings(results: Records) -> list[str]:
     }
     better = [str(steps) for steps, gain in gains.items() if gain > 0]
     text = "; ".join(f"{gain:+.1f} at {steps} steps" for steps, gain in gains.items())
-    cost = _mean(inpainting["hidden region: ids by position"]) - _mean(inpainting["hidden region: ids random"])
+    cost = _mean([*inpainting["hidden region: ids by position"]]) - _mean([*inpainting["hidden region: ids random"]])
     verdict = "costs" if cost < 0 else "gains"
     record = results[STAGE]
     return [

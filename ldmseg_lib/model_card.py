@@ -1,5 +1,6 @@
 """Model cards: what a pipeline was trained on, how well it does, where it fails, and how to make it again."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -56,7 +57,7 @@ def model_card(pipeline: "LDMSegPipeline", facts: TrainingFacts | None = None, *
     return f"{_FRONT_MATTER}\n# {title}\n\n{body}\n"
 
 
-def complete_card(folder: str | Path, pipeline: "LDMSegPipeline") -> None:
+def complete_card(folder: str | os.PathLike, pipeline: "LDMSegPipeline") -> None:
     """Put a card into `folder`, where there is none or only diffusers' empty one.
 
     A pipeline that was loaded from a folder with a card keeps that card; any other one is described by `model_card`.

@@ -178,7 +178,7 @@ def evaluate_depth_reconstruction(
 
 def save_maps(path: str | Path, output: PanopticOutput) -> None:
     """Write every map of `output` into one .npz, for figures that are drawn later."""
-    arrays: dict[str, np.ndarray] = {}
+    arrays: dict[str, Any] = {}
     for index in range(len(output)):
         maps = {
             "instance": output.instance_ids[index],

@@ -44,6 +44,7 @@ def check_profile(profile: "Profile") -> None:
         raise ProfileError(f"inpainting.block_sizes {profile.inpainting.block_sizes} must be positive, in latent cells")
     _check_encodings(profile)
     _check_steps(profile)
+    _check_components(profile)
     _check_mask2former(profile)
 
 
@@ -134,6 +135,34 @@ def _check_denoiser(profile: "Profile") -> None:
         raise ProfileError(
             f"denoiser.attention has {len(settings.attention)} entries and denoiser.channels"
             f" {len(settings.channels)}; give one each for every resolution"
+        )
+
+
+def _check_components(profile: "Profile") -> None:
+    settings = profile.components
+    factor = 2 ** (max(len(settings.autoencoder.channels), len(settings.other_channels)) - 1)
+    if settings.image_size % factor:
+        raise ProfileError(
+            f"components.image_size {settings.image_size} is no multiple of the autoencoders' factor {factor}"
+        )
+    vit = settings.vit
+    # large crops have this side, small ones half of it
+    if vit.pretrained is None and vit.input_size % (2 * vit.patch_size):
+        raise ProfileError(
+            f"components.vit.input_size {vit.input_size} is no multiple of twice its patch_size {vit.patch_size}"
+        )
+    if vit.hidden_size % vit.heads:
+        raise ProfileError(f"components.vit.hidden_size {vit.hidden_size} does not divide by its {vit.heads} heads")
+    edges = list(settings.area_edges)
+    if not edges or edges[0] != 0 or edges != sorted(set(edges)):
+        raise ProfileError(f"components.area_edges {edges} must be increasing areas that begin with 0")
+    if not settings.step_counts or not all(1 <= count <= 1000 for count in settings.step_counts):
+        raise ProfileError(f"components.step_counts {list(settings.step_counts)} must be numbers from 1 to 1000")
+    if not all(0 < rate < 1 for rate in settings.inpainting_rates) or not settings.inpainting_rates:
+        raise ProfileError(f"components.inpainting_rates {list(settings.inpainting_rates)} must lie between 0 and 1")
+    if settings.self_condition_probability == settings.diffusion.self_condition_probability:
+        raise ProfileError(
+            "components.self_condition_probability is that of components.diffusion; give another, to compare with it"
         )
 
 

@@ -100,7 +100,8 @@ def segment_images(
     Raises:
         InputError: a picture that is none.
     """
-    pictures = [as_rgb(image) for image in (images if isinstance(images, list | tuple) else [images])]
+    given: Sequence[Any] = images if isinstance(images, list | tuple) else [images]
+    pictures = [as_rgb(image) for image in given]
     output = PanopticOutput(categories=[dict(category) for category in model.config.categories])
     for start in range(0, len(pictures), batch_size):
         group = pictures[start : start + batch_size]

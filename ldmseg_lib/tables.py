@@ -92,8 +92,8 @@ def ours_and_paper(results: Records) -> pd.DataFrame:
         for group in ("Things", "Stuff"):
             add(f"panoptic PQ, {group.lower()}", percent(best["panoptic"][group]["pq"]), None, "")
     if multitask_tables.STAGE in results:
-        ours, paper = multitask_tables.joint_pq(results)
-        add("panoptic PQ, multi-task", ours, paper, "A, Multi-Task Setup (number of a secondary source)")
+        joint, published = multitask_tables.joint_pq(results)
+        add("panoptic PQ, multi-task", joint, published, "A, Multi-Task Setup (number of a secondary source)")
     return pd.DataFrame(rows)
 
 

@@ -105,7 +105,7 @@ class AgreementScores:
     def consensus(self, found: Agreement, outputs: PanopticOutput) -> PanopticOutput:
         """The voted ids and the voted classes as one panoptic output."""
         ids = without_small(found.consensus, self.min_area)
-        semantic = majority(outputs.semantic)
+        semantic = majority([classes for classes in outputs.semantic if classes is not None])
         panoptic, segments = panoptic_map(
             torch.from_numpy(ids.astype(np.int64)),
             torch.from_numpy(semantic.astype(np.int64)),

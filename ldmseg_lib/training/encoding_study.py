@@ -94,6 +94,7 @@ def study_encodings(
                 threshold=profile.evaluation.threshold,
                 min_area=settings.min_area,
             )
+            assert autoencoder.encoding is not None  # only the depth autoencoder has none
             rows.append(
                 {
                     "encoding": encoding,

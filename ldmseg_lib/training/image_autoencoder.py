@@ -12,9 +12,8 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKL
 from torch import Tensor, nn
-from torch.utils.data import Dataset
 
-from ..data.panoptic import collate
+from ..data.panoptic import PanopticDataset, collate
 from ..profiles import ImageAutoencoderProfile
 from ..randomness import torch_generator
 from .loop import TrainingRecord, train
@@ -71,7 +70,7 @@ def build_image_autoencoder(settings: ImageAutoencoderProfile, *, image_size: in
 
 
 @torch.no_grad()
-def latent_std(autoencoder: AutoencoderKL, dataset: Dataset, *, images: int = 256) -> float:
+def latent_std(autoencoder: AutoencoderKL, dataset: PanopticDataset, *, images: int = 256) -> float:
     """Standard deviation over all elements of the posterior means of the first `images` images."""
     means = []
     for start in range(0, min(images, len(dataset)), 32):
@@ -82,7 +81,7 @@ def latent_std(autoencoder: AutoencoderKL, dataset: Dataset, *, images: int = 25
 
 def train_image_autoencoder(
     settings: ImageAutoencoderProfile,
-    dataset: Dataset,
+    dataset: PanopticDataset,
     folder: str | Path,
     seed: int = 0,
     *,

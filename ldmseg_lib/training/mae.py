@@ -57,9 +57,10 @@ def build_mae(settings: MAEProfile) -> ViTMAEForPreTraining:
         InputError: the profile names pretrained weights, or a shape that cannot be.
     """
     shape = (settings.hidden_size, settings.layers, settings.heads, settings.decoder_hidden_size)
-    if settings.patch_size is None or settings.mask_ratio is None or settings.decoder_layers is None or None in shape:
+    widths = [value for value in shape if value is not None]
+    if None in (settings.patch_size, settings.mask_ratio, settings.decoder_layers) or len(widths) < len(shape):
         raise InputError("mask2former.mae.pretrained names weights, so there is nothing to pretrain; give it a shape")
-    hidden, layers, heads, decoder_hidden = shape
+    hidden, layers, heads, decoder_hidden = widths
     return ViTMAEForPreTraining(
         ViTMAEConfig(
             image_size=settings.input_size,
