@@ -23,7 +23,7 @@ QUIETLY := --quiet host rules progress reason
 SNAKEMAKE = $(BIN)/python -m snakemake --rerun-triggers mtime --rerun-incomplete --nolock $(if $(CLUSTER),--profile '$(CLUSTER)') \
 	--config $(SETTINGS)
 
-.PHONY: help setup reproduce plan-stages plan redraw report test test-slow lab browser clean clean-runs
+.PHONY: help setup reproduce plan-stages plan redraw report lint test test-slow lab browser clean clean-runs
 
 help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z][a-z-]*:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -73,10 +73,15 @@ redraw: $(STAMP) ## Execute the notebooks again: finished computations are loade
 report: $(STAMP) ## Build the static site of a run from its executed notebooks: site/PROFILE/index.html
 	@$(BIN)/python -m ldmseg_lib.report '$(or $(RUN_DIR),runs/$(PROFILE)$(if $(filter-out 0,$(SEED)),-seed$(SEED)))'
 
-test: $(STAMP) ## Run the tests (minutes)
+lint: $(STAMP) ## Check style, layout and types
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/ruff format --quiet --check . || { $(BIN)/ruff format --check .; exit 1; }
+	@$(BIN)/python -m mypy --no-error-summary
+
+test: lint ## Check style and types, and run the tests (minutes)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow"
 
-test-slow: $(STAMP) ## Run the tests that take long as well
+test-slow: lint ## Run the tests that take long as well
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 lab: $(STAMP) ## Open JupyterLab on the notebooks
