@@ -147,7 +147,7 @@ _NO_PART = (
         "segment_colors",
         "sources",
     ),
-    *("stage_keys", "stages", "step_plots", "supplement", "tables", "task_plots", "widgets"),
+    *("stage_keys", "stages", "step_plots", "supplement", "tables", "task_plots", "training.launch", "widgets"),
 )
 # Settings that change how a run goes, not what it makes: a long training may go on with other ones.
 _NO_EFFECT = frozenset({"workers", "checkpoint_every", "keep_checkpoints", "log_every", "shard"})

@@ -4,7 +4,7 @@
     metrics = stage.compute(train_diffusion)  # or loads what an earlier run with the same key computed
     stage.finish()
 
-Also a command: python -m ldmseg_lib.stages {keys,plan} --profile demo [--seed 0] [--run-dir …]
+Also a command: python -m ldmseg_lib.stages {keys,plan,take FOLDER} --profile demo [--seed 0] [--run-dir …]
 """
 
 import argparse
@@ -38,6 +38,7 @@ from .stage_keys import (
     stage_keys,
     sync,
 )
+from .taken_results import take_results
 
 __all__ = ["PARAMETERS", "STAGES", "Stage", "StageRun", "open_stage", "stage_key", "stage_keys"]
 
@@ -321,7 +322,9 @@ def plan(run_dir: Path, keys: Mapping[str, Key]) -> list[tuple[str, str]]:
 def main(arguments: list[str] | None = None) -> int:
     """The command. Exit code 2 for bad input, with one line on stderr."""
     parser = argparse.ArgumentParser(prog="python -m ldmseg_lib.stages", description="The stages of a run folder.")
-    parser.add_argument("command", choices=["keys", "plan"], help="write the key files, or say what would run and why")
+    commands = "write the key files; say what would run and why; take in results that were computed elsewhere"
+    parser.add_argument("command", choices=["keys", "plan", "take"], help=commands)
+    parser.add_argument("source", nargs="?", help="with take: a run folder, or the folder of one of its stages")
     parser.add_argument("--profile", default="demo")
     parser.add_argument("--data-root")
     parser.add_argument("--run-dir")
@@ -329,15 +332,22 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--overrides")
     parser.add_argument("--notebooks", default="", help="plan these and what they need, such as 05,07")
     given = vars(parser.parse_args(arguments))
-    command, notebooks = given.pop("command"), given.pop("notebooks")
+    command, source, notebooks = given.pop("command"), given.pop("source"), given.pop("notebooks")
+    if (command == "take") != (source is not None):
+        parser.error("take, and no other command, needs the folder that the results are in")
     try:
         profile, run_dir, data_root = resolve(**given)
         keys = stage_keys(profile, seed=given["seed"], data_root=data_root)
-        if command == "keys" or (run_dir / "run.json").exists():
+        if command != "plan" or (run_dir / "run.json").exists():
             check_run_folder(run_dir, profile.name, given["seed"])
         if command == "keys":
             for name, key in keys.items():
                 sync(run_dir, name, key)
+        elif command == "take":
+            taken, refused = take_results(source, run_dir, keys)
+            print("\n".join(taken))
+            if refused:
+                raise StageError("\n  ".join(["these are not taken:", *refused]))
         else:
             chosen = chosen_stages(notebooks)
             for name, text in plan(run_dir, {name: keys[name] for name in chosen}):
