@@ -162,7 +162,7 @@ def id_orders_findings(results: Records) -> list[str]:
         if row["class-agn. PQ, by position"] is not None and row["class-agn. PQ, random"] is not None
     }
     better = [str(steps) for steps, gain in gains.items() if gain > 0]
-    text = "; ".join(f"{gain:+.1f} at {steps} steps" for steps, gain in gains.items())
+    text = "; ".join(f"{gain:+.1f} at {steps} step{'s' * (steps > 1)}" for steps, gain in gains.items())
     cost = _mean([*inpainting["hidden region: ids by position"]]) - _mean([*inpainting["hidden region: ids random"]])
     verdict = "costs" if cost < 0 else "gains"
     record = results[STAGE]
@@ -235,4 +235,6 @@ def _mean(values: Sequence[float | None]) -> float:
 
 
 def _range(size: Mapping[str, Any]) -> str:
-    return f"{size['min_area']} to {size['max_area']}" if size["max_area"] is not None else f"from {size['min_area']}"
+    return (
+        f"{size['min_area']} to {size['max_area']}" if size["max_area"] is not None else f"{size['min_area']} and more"
+    )
