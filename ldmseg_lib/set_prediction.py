@@ -7,6 +7,7 @@ points per image from a generator: results then depend neither on the batch nor 
 from collections.abc import Sequence
 
 import numpy as np
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from scipy.optimize import linear_sum_assignment
@@ -66,12 +67,12 @@ def match_queries(
     # one copy to the host for all images and stages
     flat = torch.cat([cost.flatten() for cost in costs]).cpu().split([cost.numel() for cost in costs])
     tables = [values.view(cost.shape).numpy() for values, cost in zip(flat, costs, strict=True)]
-    return [[_assigned(stage) for stage in table] for table in tables]
+    return [[_assignment(stage) for stage in table] for table in tables]
 
 
-def _assigned(cost: np.ndarray) -> tuple[Tensor, Tensor]:
-    rows, columns = linear_sum_assignment(cost)
-    return torch.from_numpy(rows), torch.from_numpy(columns)
+def _assignment(cost: Float[np.ndarray, "queries segments"]) -> tuple[Tensor, Tensor]:
+    queries, segments = linear_sum_assignment(cost)
+    return torch.from_numpy(queries), torch.from_numpy(segments)
 
 
 def set_losses(
