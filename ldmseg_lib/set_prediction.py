@@ -7,7 +7,6 @@ points per image from a generator: results then depend neither on the batch nor 
 from collections.abc import Sequence
 
 import numpy as np
-import numpy as np
 import torch
 from jaxtyping import Float, Int
 from scipy.optimize import linear_sum_assignment
