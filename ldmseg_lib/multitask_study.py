@@ -71,6 +71,18 @@ class MultitaskStudy:
         self._pipelines: dict[str, LDMSegPipeline] = {}
         self._profiles: dict[str, list[Profile]] = {}
 
+    @property
+    def notes(self) -> list[str]:
+        """What tables of this study have to say beside the data set's own notes: its budget."""
+        settings = self.profile.multitask
+        depth, training = settings.depth_autoencoder, settings.training
+        budget = (
+            f"Multi-task: {training.steps} further steps of batch {training.batch_size}, depth autoencoder"
+            f" {depth.steps} steps of batch {depth.batch_size}; judged on {len(self.val_set)} held-out images with"
+            f" {settings.num_inference_steps} denoising steps."
+        )
+        return [*self.val_set.notes, budget]
+
     def folder_of(self, name: str) -> Path:
         """Where the model `name` is kept: its pipelines, checkpoints and metrics.jsonl."""
         return self.folder / name.replace(" + ", "_").replace(" ", "_")

@@ -65,7 +65,9 @@ def test_figures_and_table_are_written_and_say_that_it_is_a_smoke_run(executed):
     write_tables(load_results(run), run / "tables")
     text = (run / "tables" / "multitask.md").read_text()
     assert "mean nothing" in text and "secondary source" in text and "44.1" in text and "44.3" in text
-    assert "constant depth" in text
+    assert (
+        "constant depth" in text and "further steps of batch 8" in text and "held-out images with 2 denoising" in text
+    )
 
 
 def test_the_saved_model_is_asked_as_the_notebook_says(executed):
