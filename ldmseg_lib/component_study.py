@@ -317,10 +317,10 @@ class ComponentStudy:
         }
 
     def _budget(self) -> str:
-        trainings = {"diffusion model": self.settings.diffusion, "mask autoencoder": self.settings.autoencoder}
+        diffusion, autoencoder = self.settings.diffusion.training, self.settings.autoencoder.training
+        trainings = {"diffusion model": diffusion, "mask autoencoder": autoencoder}
         steps = " and ".join(
-            f"each {name} {section.training.steps} steps of batch {section.training.batch_size}"
-            for name, section in trainings.items()
+            f"each {name} {training.steps} steps of batch {training.batch_size}" for name, training in trainings.items()
         )
         return (
             f"Images and masks at {self.settings.image_size} px, {steps}; judged on the first {len(self.val_set)}"
