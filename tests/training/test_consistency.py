@@ -66,7 +66,7 @@ def loss_of(model, samples: list) -> float:
 def test_a_student_that_answers_what_the_path_ends_in_has_no_loss(objective, samples):
     """The teacher says 0.5 everywhere: every path ends there, whatever the timestep."""
     assert loss_of(objective((0.5,), (0.5,), (0.5,)), samples) == pytest.approx(0, abs=1e-5)
-    assert loss_of(objective((0.5,), (0.1,), (0.1,)), samples) > 0.01
+    assert loss_of(objective((0.5,), (0.1,), (0.5,)), samples) > 0.1
 
 
 def test_the_end_of_the_grid_is_the_teacher_s_own_estimate(objective, samples):
@@ -110,7 +110,7 @@ def test_the_target_is_the_running_mean_and_does_not_learn(objective):
     model = objective(student=(1.0,), target=(0.0,), target_decay=0.9)
     for expected in (0.1, 0.19):
         model.after_step()
-        assert float(model.trained["target"].answer) == pytest.approx(expected)
+        assert model.trained["target"].answer.item() == pytest.approx(expected)
     built = objective()
     assert not any(p.requires_grad for p in built.trained["target"].parameters())
     assert "image_encoder" not in built.trained

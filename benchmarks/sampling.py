@@ -1,0 +1,227 @@
+"""Seconds from image to ids: this library's sampling beside a plain diffusers loop over the same network.
+
+    python benchmarks/sampling.py --pipeline runs/demo/04_diffusion/pipeline --data runs/demo/01_dataset/data
+    python benchmarks/sampling.py --size paper --device cuda --precision bf16 --steps 50 --batch 1
+
+The plain loop is what diffusers' documentation shows: one task after the other, the image encoded for each, diffusers'
+own DDIMScheduler and attention, fp32. Ours encodes the image once, has both tasks in one batch, and the attention to
+the one task token folded to its value. Both start from the same noise. Rounds alternate, medians are reported, with the
+share of pixels that agree (up to renumbering) and the floor that the counted FLOPs of the network and the device's
+measured rate of matrix products set. With --size the weights are random: times alone, no quality.
+
+Writes benchmarks/results/sampling_<device>.json.
+"""
+
+import argparse
+import os
+import statistics
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import DDIMScheduler
+from diffusers.models.attention_processor import AttnProcessor2_0
+from torch.utils.flop_counter import FlopCounterMode
+from tqdm.auto import tqdm
+
+from ldmseg_lib.data.panoptic import PanopticDataset
+from ldmseg_lib.evaluation.timing import autocast
+from ldmseg_lib.files import write_json
+from ldmseg_lib.full_size import random_pipeline
+from ldmseg_lib.machine import device_name, package_versions, peak_memory
+from ldmseg_lib.paths import ROOT
+from ldmseg_lib.pipeline import LDMSegPipeline
+from ldmseg_lib.randomness import torch_generator
+from ldmseg_lib.sampling import branch, initial_noise
+from ldmseg_lib.schedulers import SCHEDULE
+from ldmseg_lib.segment_colors import matched_ids
+
+TASKS = ("instance", "semantic")
+
+
+def synchronise(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+class Clock:
+    """Seconds of named parts, each ended by a wait for the device."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device, self.parts = device, {}
+        self.last = time.perf_counter()
+
+    def lap(self, part: str) -> None:
+        synchronise(self.device)
+        now = time.perf_counter()
+        self.parts[part] = self.parts.get(part, 0.0) + now - self.last
+        self.last = now
+
+
+def plain(
+    pipeline: LDMSegPipeline, images: Sequence[np.ndarray], generators: Sequence[torch.Generator], steps: int
+) -> tuple[list[np.ndarray], dict[str, float]]:
+    """Instance ids of each image, and seconds by part, with diffusers' parts as they come."""
+    clock, latents = Clock(pipeline.device), {}
+    denoiser = pipeline.denoiser
+    for task in TASKS:
+        features = pipeline.encode_image(images)
+        clock.lap("encode")
+        scheduler = DDIMScheduler(
+            **SCHEDULE,
+            prediction_type=pipeline.config.prediction_type,
+            clip_sample=False,
+            set_alpha_to_one=False,
+            timestep_spacing="trailing",
+        )
+        scheduler.set_timesteps(steps, device=pipeline.device)
+        shape = (denoiser.config.latent_channels, *features.latents.shape[-2:])
+        z = initial_noise(shape, branch(generators, task)).to(pipeline.device)
+        token = denoiser.task_tokens(denoiser.task_ids([task]))[:, None].expand(len(images), -1, -1)
+        estimate = torch.zeros_like(z)
+        with torch.no_grad():
+            for t in scheduler.timesteps:
+                condition = estimate if denoiser.config.self_condition else torch.zeros_like(z)
+                x = torch.cat([z, features.latents, condition], dim=1)
+                prediction = denoiser.unet(x, t, encoder_hidden_states=token).sample
+                step = scheduler.step(prediction, t, z)
+                z, estimate = step.prev_sample, step.pred_original_sample
+        latents[task] = estimate
+        clock.lap("denoise")
+    output = pipeline.decode(latents, features.sizes)
+    clock.lap("decode and post-process")
+    return output.instance_ids, clock.parts
+
+
+def ours(
+    pipeline: LDMSegPipeline,
+    images: Sequence[np.ndarray],
+    generators: Sequence[torch.Generator],
+    steps: int,
+    precision: str,
+) -> tuple[list[np.ndarray], dict[str, float]]:
+    """The same by the pipeline's own parts."""
+    clock = Clock(pipeline.device)
+    with autocast(pipeline.device, precision):
+        features = pipeline.encode_image(images)
+        clock.lap("encode")
+        latents = pipeline.predict(features, num_inference_steps=steps, tasks=TASKS, generators=generators)
+        clock.lap("denoise")
+    output = pipeline.decode(latents, features.sizes)
+    clock.lap("decode and post-process")
+    return output.instance_ids, clock.parts
+
+
+def with_attention(pipeline: LDMSegPipeline, processors: Any) -> None:
+    pipeline.denoiser.unet.set_attn_processor(processors)
+
+
+def floor(pipeline: LDMSegPipeline, images: Sequence[np.ndarray], steps: int) -> dict[str, float]:
+    """Counted FLOPs of all denoising steps, the device's rate of fp32 matrix products, and the seconds they imply."""
+    features = pipeline.encode_image(images).latents.repeat(len(TASKS), 1, 1, 1)
+    z = torch.zeros(len(features), pipeline.denoiser.config.latent_channels, *features.shape[-2:]).to(pipeline.device)
+    t = torch.full((len(z),), 500, device=pipeline.device)
+    tasks = pipeline.denoiser.task_ids(TASKS).repeat_interleave(len(images))
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        pipeline.denoiser(z, features, z, t, tasks)
+    a = torch.randn(2048, 2048, device=pipeline.device)
+    rates = []
+    for _ in range(5):
+        synchronise(pipeline.device)
+        began = time.perf_counter()
+        a @ a
+        synchronise(pipeline.device)
+        rates.append(2 * 2048**3 / (time.perf_counter() - began))
+    flops = counter.get_total_flops() * steps
+    return {"gflop": flops / 1e9, "gflop_per_second": max(rates) / 1e9, "seconds": flops / max(rates)}
+
+
+def agreement(mine: Sequence[np.ndarray], theirs: Sequence[np.ndarray]) -> float:
+    """Share of pixels with the same id once segments are matched."""
+    return float(np.mean([(matched_ids(a, b) == b).mean() for a, b in zip(mine, theirs, strict=True)]))
+
+
+def main() -> None:
+    """Measure, print, and write the result."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--pipeline", type=Path, help="folder of a trained pipeline")
+    source.add_argument("--size", choices=["paper", "tiny"], help="random weights of this size")
+    parser.add_argument("--data", type=Path, help="COCO-panoptic folder to take images from; else noise")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--precision", choices=["fp32", "fp16", "bf16"], default="fp32", help="of ours")
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--output", type=Path)
+    options = parser.parse_args()
+
+    load = os.getloadavg()[0]
+    if options.pipeline:
+        pipeline = LDMSegPipeline.from_pretrained(options.pipeline).to(options.device)
+    else:
+        pipeline = random_pipeline(device=options.device, tiny=options.size == "tiny")
+    side = pipeline.config.image_size
+    if options.data:
+        dataset = PanopticDataset(options.data, "val", max_images=options.batch)
+        images = [dataset.ground_truth(index).image for index in range(options.batch)]
+    else:
+        images = list(np.random.default_rng(0).integers(0, 256, (options.batch, side, side, 3), dtype=np.uint8))
+    folded = dict(pipeline.denoiser.unet.attn_processors)
+    seconds: dict[str, list[dict[str, float]]] = {"plain": [], "ours": []}
+    results: dict[str, list[np.ndarray]] = {}
+    for round_ in tqdm(range(options.rounds + 1), desc="rounds"):
+        generators = [torch_generator(0, "sampling", number) for number in range(options.batch)]
+        with_attention(pipeline, AttnProcessor2_0())
+        results["plain"], theirs = plain(pipeline, images, generators, options.steps)
+        with_attention(pipeline, dict(folded))
+        results["ours"], mine = ours(pipeline, images, generators, options.steps, options.precision)
+        if round_:
+            seconds["plain"].append(theirs)
+            seconds["ours"].append(mine)
+
+    parts = {
+        name: {part: statistics.median(run[part] for run in runs) / options.batch for part in runs[0]}
+        for name, runs in seconds.items()
+    }
+    totals = {
+        name: statistics.median(sum(run.values()) for run in runs) / options.batch for name, runs in seconds.items()
+    }
+    device = torch.device(options.device)
+    record = {
+        "device": device_name() if device.type == "cuda" else f"{device_name()}, {torch.get_num_threads()} threads",
+        "load before": load,
+        "weights": str(options.pipeline.name) if options.pipeline else "random: times alone, no quality",
+        "image_size": side,
+        "steps": options.steps,
+        "batch": options.batch,
+        "tasks": list(TASKS),
+        "precision": {"plain": "fp32", "ours": options.precision},
+        "rounds": options.rounds,
+        "seconds an image": {name: {**parts[name], "total": totals[name]} for name in parts},
+        "times as fast": totals["plain"] / totals["ours"],
+        "pixels that agree": agreement(results["ours"], results["plain"]),
+        "floor of the denoising steps, an image": {
+            key: value / (1 if key == "gflop_per_second" else options.batch)
+            for key, value in floor(pipeline, images, options.steps).items()
+        },
+        "versions": package_versions(),
+        **peak_memory(),
+    }
+    write_json(options.output or ROOT / "benchmarks" / "results" / f"sampling_{device.type}.json", record)
+    for name, row in record["seconds an image"].items():
+        print(f"{name:6}" + "  ".join(f"{part} {value:.4f} s" for part, value in row.items()))
+    print(
+        f"ours is {record['times as fast']:.2f} times as fast; {100 * record['pixels that agree']:.2f} % of pixels agree"
+    )
+    bound = record["floor of the denoising steps, an image"]
+    print(
+        f"floor of the steps: {bound['seconds']:.4f} s ({bound['gflop']:.1f} GFLOP at {bound['gflop_per_second']:.0f}/s)"
+    )
+
+
+if __name__ == "__main__":
+    main()
