@@ -76,6 +76,12 @@ def test_environment_file_installs_what_the_constraints_and_extras_say() -> None
     assert "pip" in environment["dependencies"]
 
 
+def test_tests_begin_with_style_layout_and_types() -> None:
+    planned = make("-n", "test").stdout
+    places = [planned.index(command) for command in ("ruff check", "ruff format", "-m mypy", "-m pytest")]
+    assert places == sorted(places)
+
+
 def test_help_names_every_command() -> None:
     shown = make().stdout
     for command in ("reproduce", "plan", "redraw", "report", "test", "test-slow", "lab", "browser", "clean", "help"):
