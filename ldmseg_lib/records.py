@@ -10,7 +10,8 @@ Records = Mapping[str, Mapping[str, Any]]  # stage name to result record, as `St
 
 TRAINED_HERE = "trained by this notebook"
 RANDOM = "random weights"
-_KNOWN = (TRAINED_HERE, RANDOM, "none: ", "notebook ")
+READY = "the ready model of the embedded scenes"  # in a run folder that borrows it, and nowhere else
+_KNOWN = (TRAINED_HERE, RANDOM, READY, "none: ", "notebook ")
 _EARLIER = re.compile(r"notebook (\d\d) of this run")
 
 

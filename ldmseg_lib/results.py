@@ -217,6 +217,9 @@ def publish(run_dir: str | Path) -> list[Path]:
         InputError: nothing is finished there, or README.md lacks its marks.
     """
     run_dir = Path(run_dir).resolve()
+    mark = run_dir / "run.json"
+    if mark.exists() and files.read_json(mark).get("ready"):
+        raise InputError(f"{run_dir} borrows the ready model, whose results are not published; train a run of your own")
     results = load_results(run_dir)
     if not results:
         raise InputError(f"{run_dir} holds no finished stage; run a notebook, or make reproduce, first")

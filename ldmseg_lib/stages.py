@@ -24,6 +24,7 @@ from . import files, paths
 from .errors import InputError, StageError
 from .machine import StageLock, device_name, package_versions, peak_memory
 from .profiles import Profile
+from .ready_run import borrow_ready_model, can_borrow
 from .stage_keys import (
     STAGES,
     Key,
@@ -232,7 +233,10 @@ def open_stage(
     check_injected(_cell_history())
     loaded, folder, data = resolve(profile, data_root=data_root, run_dir=run_dir, seed=seed, overrides=overrides)
     keys = stage_keys(loaded, seed=seed, data_root=data)
-    check_run_folder(folder, loaded.name, seed)
+    if stage.borrows and data is None and can_borrow(folder):
+        folder = borrow_ready_model(folder, loaded, seed, keys)
+    else:
+        check_run_folder(folder, loaded.name, seed)
     return StageRun(stage, profile=loaded, seed=seed, run_dir=folder, data_root=data, keys=keys)
 
 
