@@ -101,6 +101,7 @@ def _settings(run: str) -> dict[str, Any]:
         "parse": {"myst_enable_extensions": ["amsmath", "colon_fence", "dollarmath"]},
         "html": {"use_multitoc_numbering": False},
         "sphinx": {
+            "recursive_update": True,
             "extra_extensions": ["ldmseg_lib.report.mathml"],
             "config": {
                 "html_math_renderer": "mathml",
@@ -110,6 +111,8 @@ def _settings(run: str) -> dict[str, Any]:
                 "nb_ipywidgets_js": {},
                 # else every page logs an error
                 "html_context": {"default_mode": "auto"},
+                # the sidebar has a search already, and what lies behind the page is of no use beside it
+                "html_theme_options": {"navbar_persistent": [], "use_download_button": False},
             },
         },
     }
