@@ -19,6 +19,9 @@ from ..models.image_encoders import ImageEncoder
 RIDGE = 1e-3
 """Weight of the squared coefficients, per cell; features have unit variance."""
 
+MOST_CELLS = 2**16
+"""More cells of a split are thinned evenly, so that full-size features fit into memory."""
+
 Cells = Float[Tensor, "cells channels"]
 
 
@@ -71,15 +74,18 @@ def _cells(
     """Features, pixels and class of every cell of the first images."""
     parts: list[tuple[Tensor, Tensor, Tensor]] = []
     device = next(encoder.parameters()).device
-    for start in range(0, min(images, len(data)), batch_size):
-        batch = collate([data[i] for i in range(start, min(start + batch_size, images, len(data)))])
+    images = min(images, len(data))
+    every = -(-images * cells**2 // MOST_CELLS)
+    for start in range(0, images, batch_size):
+        batch = collate([data[i] for i in range(start, min(start + batch_size, images))])
         features = encoder.features(batch["image"].to(device)).cpu()
         if features.shape[-1] != cells:
             features = F.interpolate(features, size=(cells, cells), mode="bilinear", align_corners=False)
         side = batch["image"].shape[-1] // cells
         pixels = F.unfold(batch["image"], side, stride=side).transpose(1, 2)
         centres = batch["semantic"][:, side // 2 :: side, side // 2 :: side]
-        parts.append((features.flatten(2).transpose(1, 2).flatten(0, 1), pixels.flatten(0, 1), centres.flatten()))
+        columns = (features.flatten(2).transpose(1, 2).flatten(0, 1), pixels.flatten(0, 1), centres.flatten())
+        parts.append(tuple(column[::every] for column in columns))
     features, pixels, classes = (torch.cat(column) for column in zip(*parts))
     return features.double(), pixels.double(), classes
 
