@@ -10,7 +10,7 @@ from typing import Any
 
 import cv2
 import numpy as np
-from jaxtyping import Bool, Int32
+from jaxtyping import Int, Int32
 from tqdm.auto import tqdm
 
 from ..errors import DatasetError
@@ -24,9 +24,13 @@ _KEPT_AS_THEY_ARE = (".jpg", ".jpeg", ".png")
 
 @dataclass(frozen=True)
 class Instance:
-    """One segment of a photograph, before overlaps are settled."""
+    """One segment of a photograph, before overlaps are settled.
 
-    mask: Bool[np.ndarray, "height width"]
+    `pixels` are places in the flattened image, as `np.flatnonzero` gives them: a thousand full masks of a large image
+    would fill the memory.
+    """
+
+    pixels: Int[np.ndarray, " pixels"]
     category_id: int
     iscrowd: int = 0
 
@@ -126,9 +130,9 @@ def write_split(
 def settle_overlaps(instances: Sequence[Instance], size: tuple[int, int]) -> tuple[Int32[np.ndarray, "h w"], list[int]]:
     """An id map of (height, width) with k for the k-th instance from 1, and the places (from 0) of those left in it."""
     ids = np.zeros(size, np.int32)
-    areas = [int(instance.mask.sum()) for instance in instances]
-    for place in sorted(range(len(instances)), key=lambda k: (-instances[k].iscrowd, -areas[k])):
-        ids[instances[place].mask] = place + 1
+    flat = ids.reshape(-1)
+    for place in sorted(range(len(instances)), key=lambda k: (-instances[k].iscrowd, -len(instances[k].pixels))):
+        flat[instances[place].pixels] = place + 1
     visible = np.bincount(ids.ravel(), minlength=len(instances) + 1)[1:]
     return ids, np.flatnonzero(visible).tolist()
 

@@ -74,11 +74,11 @@ def coco_instances(
 
 
 def _decode_all(place: Path, entries: Sequence[Mapping[str, Any]], size: tuple[int, int]) -> list[Instance]:
-    return [
-        Instance(decode_segmentation(entry.get("segmentation"), size, _where(place, entry)), entry["category_id"],
-                 int(bool(entry.get("iscrowd", 0))))
-        for entry in entries
-    ]  # fmt: skip
+    found = []
+    for entry in entries:
+        mask = decode_segmentation(entry.get("segmentation"), size, _where(place, entry))
+        found.append(Instance(np.flatnonzero(mask), entry["category_id"], int(bool(entry.get("iscrowd", 0)))))
+    return found
 
 
 def _where(place: Path, entry: Mapping[str, Any]) -> str:
@@ -195,13 +195,13 @@ def _read_objects(
     class_map = None if classes is None else read_labels(classes, size)
     found = []
     for value in np.unique(ids).tolist():
-        mask = ids == value
         if value == border or (value == 0 and not background):
             continue
-        category = 1 if class_map is None else int(np.bincount(class_map[mask]).argmax())
+        pixels = np.flatnonzero(ids == value)
+        category = 1 if class_map is None else int(np.bincount(class_map.reshape(-1)[pixels]).argmax())
         if value and not 0 < category <= num_classes:
             raise DatasetError(f"{classes}: object {value} is of class {category}, but classes are 1 to {num_classes}")
-        found.append(Instance(mask, category if value else num_classes + 1))
+        found.append(Instance(pixels, category if value else num_classes + 1))
     return found
 
 
@@ -257,8 +257,7 @@ def mask_folders(
 
 
 def _read_masks(paths: Sequence[Path], size: tuple[int, int]) -> list[Instance]:
-    masks = [np.array(_opened(path, size).convert("L")) > 0 for path in paths]
-    return [Instance(mask, 1) for mask in masks]
+    return [Instance(np.flatnonzero(np.array(_opened(path, size).convert("L"))), 1) for path in paths]
 
 
 def in_validation(name: str, share: float) -> bool:
