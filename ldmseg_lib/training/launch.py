@@ -61,8 +61,8 @@ def end_with_parent() -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
-def run_processes(arguments: Sequence[str], *, processes: int) -> int:
-    """Run `python -m ldmseg_lib.training` with `arguments` in so many processes; returns the exit code.
+def run_processes(arguments: Sequence[str], *, processes: int, module: str = MODULE) -> int:
+    """Run `python -m MODULE` with `arguments` in so many processes of this machine; returns the exit code.
 
     A SIGTERM is passed on to all of them and they get the time they need to save; then the code is 75, where torchrun
     would say 1. Of several failures the first one counts, and is printed.
@@ -72,9 +72,12 @@ def run_processes(arguments: Sequence[str], *, processes: int) -> int:
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     def pass_on(_number: int, _frame: FrameType | None) -> None:
-        for child in psutil.Process().children():
+        children = psutil.Process().children()
+        for child in children:
             with contextlib.suppress(psutil.NoSuchProcess):
                 child.send_signal(signal.SIGTERM)
+        if not children:
+            sys.exit(EXIT_RESUMABLE)
 
     config = LaunchConfig(
         min_nodes=1,
@@ -89,7 +92,7 @@ def run_processes(arguments: Sequence[str], *, processes: int) -> int:
     )
     before = signal.signal(signal.SIGTERM, pass_on)
     try:
-        elastic_launch(config, sys.executable)("-u", "-m", MODULE, *arguments)
+        elastic_launch(config, sys.executable)("-u", "-m", module, *arguments)
     except ChildFailedError as failed:
         rank, failure = failed.get_first_failure()
         if failure.exitcode == EXIT_RESUMABLE:

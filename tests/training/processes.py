@@ -1,24 +1,36 @@
 """Trainings in processes of their own, forked once everything is imported.
 
 python -m tests.training.processes killed OVERRIDES_JSON DATA AUTOENCODER FOLDER
+python -m tests.training.processes often_killed TIMES FOLDER
 python -m tests.training.processes together FOLDER
+python -m tests.training.processes launched FOLDER {whole,dying,waiting}
+python -m tests.training.processes one_of_several FOLDER HOW
 """
 
 import os
+import random
 import signal
 import socket
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 from safetensors.torch import save_file
+from torch.distributed.tensor import DTensor
 
 from ldmseg_lib.data.splits import training_split
-from ldmseg_lib.files import read_json
+from ldmseg_lib.evaluation.segmentation import SegmentationScores
+from ldmseg_lib.evaluation.sharded import merge_processes, process_share
+from ldmseg_lib.files import read_json, write_json
 from ldmseg_lib.models.autoencoder import MaskAutoencoder
-from ldmseg_lib.profiles import Profile
+from ldmseg_lib.profiles import Profile, TrainingProfile
 from ldmseg_lib.training import checkpoint
 from ldmseg_lib.training.diffusion import train_diffusion
+from ldmseg_lib.training.launch import run_processes
 from ldmseg_lib.training.loop import EXIT_RESUMABLE, train
 from tests.training.toy import Pictures, Smoothing, collate, settings, weights
 
@@ -100,6 +112,35 @@ def killed(overrides: str, data: str, autoencoder: str, folder: str) -> None:
     train_to_end()
 
 
+def often_killed(times: str, folder: str) -> None:
+    """Train the toy in processes killed after random times, with a checkpoint after every step; then to the end.
+
+    Writes how often a checkpoint was being written (`writing`), and how often one was there (`kept`), at a kill.
+    """
+    moments, found = random.Random(0), {"writing": 0, "kept": 0}
+    checkpoints = Path(folder) / "run" / "checkpoints"
+
+    def work() -> None:
+        train(Smoothing(), Pictures(), often(), Path(folder) / "run", seed=0, collate=collate)
+
+    for _ in range(int(times)):
+        process = start(work)
+        time.sleep(moments.uniform(0.05, 0.6))
+        os.kill(process, signal.SIGKILL)
+        assert end(process) in (-signal.SIGKILL, 0)
+        found["writing"] += any(checkpoints.glob(".writing-*"))
+        found["kept"] += bool(checkpoint.CheckpointFolder(checkpoints).steps())
+    objective = Smoothing()
+    train(objective, Pictures(), often(), Path(folder) / "run", seed=0, collate=collate)
+    save_file(weights(objective), Path(folder) / "end.safetensors")
+    write_json(Path(folder) / "found.json", found)
+
+
+def often() -> TrainingProfile:
+    """Settings of `often_killed`."""
+    return settings(steps=400, checkpoint_every=1, log_every=20)
+
+
 class Preempted(Pictures):
     """Sends SIGTERM to its process when it is asked for its 5th picture."""
 
@@ -109,10 +150,35 @@ class Preempted(Pictures):
         return super().__getitem__(key)
 
 
-def together(folder: str) -> None:
-    """Train the toy in two processes; in a second folder one of them is preempted, and both start again."""
+def judged(index: int) -> tuple[SimpleNamespace, SimpleNamespace]:
+    """A ground truth and a prediction that is mostly right, of image `index`."""
+    draw = np.random.default_rng(index)
+    ids = np.kron(draw.integers(0, 5, (4, 4)), np.ones((6, 6), np.int64)).astype(np.int32)
+    predicted = np.where(draw.random(ids.shape) < 0.25, 0, ids).astype(np.int32)
 
-    def two(name: str, preempted: bool) -> list[int]:
+    def segments(found: np.ndarray) -> list[dict[str, Any]]:
+        return [{"id": int(i), "category_id": 1 + int(i) % 2, "iscrowd": 0} for i in np.unique(found) if i]
+
+    truth = SimpleNamespace(ids=ids, segments=segments(ids))
+    return truth, SimpleNamespace(
+        instance_ids=[predicted], ids=[predicted], segments=[segments(predicted)], semantic=[1 + predicted % 2]
+    )
+
+
+def scores_of(images: Any) -> SegmentationScores:
+    """The scores of `judged` images."""
+    categories = [{"id": 1, "name": "a", "isthing": 1}, {"id": 2, "name": "b", "isthing": 0}]
+    scores = SegmentationScores(SimpleNamespace(categories=categories, num_classes=2, class_index={1: 1, 2: 2}))
+    for index in images:
+        truth, output = judged(index)
+        scores.update(truth, output, 0)
+    return scores
+
+
+def together(folder: str) -> None:
+    """Train the toy in two processes: plainly, preempted and started again, with sharded state, and evaluate in two."""
+
+    def two(name: str, *, preempted: bool = False, **changes: Any) -> list[int]:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
@@ -121,18 +187,71 @@ def together(folder: str) -> None:
             os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
             os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
             dataset = Preempted() if preempted and rank == 1 else Pictures()
-            objective = Smoothing()
-            train(objective, dataset, settings(), Path(folder) / name, seed=0, collate=collate)
+            objective, held = Smoothing(), {}
+
+            def look(_: Any) -> None:
+                for key, p in objective.trained.named_parameters():
+                    held[key] = list(p.to_local().shape) if isinstance(p, DTensor) else None
+
+            train(objective, dataset, settings(**changes), Path(folder) / name, seed=0, collate=collate, on_log=look)
             save_file(weights(objective), Path(folder) / f"{name}-{rank}.safetensors")
+            write_json(Path(folder) / f"{name}-{rank}.json", {"seen": dataset.seen, "held": held})
+            scores = merge_processes(scores_of(process_share(range(11))))
+            write_json(Path(folder) / f"scores-{rank}.json", scores.compute())
 
         processes = [start(lambda rank=rank: process(rank)) for rank in (0, 1)]
         return [end(process) for process in processes]
 
-    assert two("whole", False) == [0, 0]
-    assert two("cut", True) == [EXIT_RESUMABLE, EXIT_RESUMABLE]
+    assert two("whole") == [0, 0]
+    assert two("cut", preempted=True) == [EXIT_RESUMABLE, EXIT_RESUMABLE]
     assert not (Path(folder) / "cut-0.safetensors").exists()
-    assert two("cut", False) == [0, 0]
+    assert two("cut") == [0, 0]
+    assert two("sharded", shard=True, micro_batch_size=1) == [0, 0]
+    assert two("sharded_cut", preempted=True, shard=True) == [EXIT_RESUMABLE, EXIT_RESUMABLE]
+
+
+def launched(folder: str, how: str) -> None:
+    """Train the toy in two processes under our launcher, which exits with its own code."""
+    code = run_processes(["one_of_several", folder, how], processes=2, module="tests.training.processes")
+    sys.exit(code)
+
+
+class Broken(Pictures):
+    """Fails at its 9th picture."""
+
+    def __getitem__(self, key: tuple[int, int]) -> dict:
+        if len(self.seen) == 8:
+            raise RuntimeError("picture 8 is torn")
+        return super().__getitem__(key)
+
+
+class Slow(Pictures):
+    """Takes its time, and says when the training is on its way."""
+
+    def __init__(self, sign: Path) -> None:
+        super().__init__()
+        self.sign = sign
+
+    def __getitem__(self, key: tuple[int, int]) -> dict:
+        time.sleep(0.05)
+        if len(self.seen) == 6:
+            self.sign.touch()
+        return super().__getitem__(key)
+
+
+def one_of_several(folder: str, how: str) -> None:
+    """What the launcher starts."""
+    rank, dataset = os.environ["RANK"], Pictures()
+    if how == "dying" and rank == "1":
+        dataset = Broken()
+    elif how == "waiting":
+        dataset = Slow(Path(folder) / f"on-its-way-{rank}")
+    objective = Smoothing()
+    steps = 2000 if how == "waiting" else 8
+    train(objective, dataset, settings(steps=steps), Path(folder) / "run", seed=0, collate=collate)
+    save_file(weights(objective), Path(folder) / f"{how}-{rank}.safetensors")
 
 
 if __name__ == "__main__":
-    {"killed": killed, "together": together}[sys.argv[1]](*sys.argv[2:])
+    commands = (killed, often_killed, together, launched, one_of_several)
+    {command.__name__: command for command in commands}[sys.argv[1]](*sys.argv[2:])

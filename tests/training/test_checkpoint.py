@@ -1,17 +1,28 @@
 """A checkpoint is whole or not there, and a damaged one costs no more than the steps since the one before."""
 
 import errno
+import hashlib
 import json
 import os
+import pickle
+import random
 import resource
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from ldmseg_lib.errors import CheckpointError
 from ldmseg_lib.training import checkpoint
-from ldmseg_lib.training.checkpoint import CheckpointFolder, flatten_optimizer, load_part, restore_optimizer
+from ldmseg_lib.training.checkpoint import (
+    CheckpointFolder,
+    flatten_optimizer,
+    load_part,
+    random_states,
+    restore_optimizer,
+    restore_random_states,
+)
 
 TENSORS = {
     "model": {"a.weight": torch.arange(6.0).view(2, 3), "b": torch.tensor(5)},
@@ -48,6 +59,59 @@ def test_the_last_so_many_are_kept(folder):
     for step in (30, 40):
         folder.save(step, TENSORS, {})
     assert folder.steps() == [30, 40]
+
+
+def test_the_best_is_kept_beside_the_last(tmp_path):
+    folder = CheckpointFolder(tmp_path, keep=2)
+    for step, metric in ((10, 0.2), (20, 0.5), (30, 0.4), (40, None), (50, 0.1), (60, 0.5)):
+        folder.save(step, TENSORS, {}, metric=metric)
+        expected = {30: [20, 30], 40: [20, 30, 40], 50: [20, 40, 50], 60: [50, 60]}.get(step)
+        assert expected is None or folder.steps() == expected
+    assert folder.metrics() == {50: 0.1, 60: 0.5} and folder.load()[1]["step"] == 60
+
+
+def test_the_best_of_a_stretch_that_is_done_again_is_forgotten(tmp_path):
+    """Gone on from step 10 because 20 was damaged, what 20 was worth says nothing of the new 20."""
+    folder = CheckpointFolder(tmp_path, keep=1)
+    folder.save(20, TENSORS, {}, metric=0.9)
+    folder.save(15, TENSORS, {}, metric=0.1)
+    assert folder.steps() == [15]
+
+
+def test_a_pickle_in_a_checkpoints_place_is_never_read(folder, tmp_path):
+    """It would make a file when it is read."""
+    mark = tmp_path / "ran"
+
+    class Evil:
+        def __reduce__(self):
+            return (open, (str(mark), "w"))
+
+    newest = folder.folder / "step-00000020"
+    (newest / "tensors.safetensors").write_bytes(pickle.dumps(Evil()))
+    state = json.loads((newest / "state.json").read_text())
+    state["sha256"] = hashlib.sha256((newest / "tensors.safetensors").read_bytes()).hexdigest()
+    (newest / "state.json").write_text(json.dumps(state))
+    with pytest.warns(UserWarning, match="damaged checkpoint"):
+        assert folder.load()[1]["step"] == 10
+    assert not mark.exists()
+
+
+def test_every_generators_state_is_restored():
+    def draw():
+        return (
+            torch.rand(3).tolist(),
+            np.random.rand(3).tolist(),  # noqa: NPY002
+            np.random.randn(),  # noqa: NPY002
+            random.random(),
+            random.gauss(0, 1),
+        )
+
+    draw()
+    states = random_states()
+    first = draw()
+    assert draw() != first
+    restore_random_states(states)
+    assert draw() == first
 
 
 def test_an_empty_folder_has_none(tmp_path):

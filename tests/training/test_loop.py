@@ -6,6 +6,7 @@ import math
 import os
 import signal
 
+import psutil
 import pytest
 import torch
 from torch import nn
@@ -22,7 +23,9 @@ class Stop(Exception):
     """A power cut."""
 
 
-def run(folder, *, objective=None, dataset=None, on_log=None, seed=0, identity=None, workers=0, **changes):
+def run(
+    folder, *, objective=None, dataset=None, on_log=None, seed=0, identity=None, workers=0, measure=None, **changes
+):
     """Train the toy; returns (objective, record, ema)."""
     objective = objective or Smoothing()
     record, ema = train(
@@ -34,6 +37,7 @@ def run(folder, *, objective=None, dataset=None, on_log=None, seed=0, identity=N
         collate=collate,
         workers=workers,
         on_log=on_log,
+        measure=measure,
         identity=identity,
     )
     return objective, record, ema
@@ -223,6 +227,60 @@ def test_a_full_disk_stops_the_training_with_the_last_good_checkpoint(unbroken, 
     with pytest.raises(CheckpointError, match=r"last good one is .*step-00000002"):
         run(tmp_path)
     assert same(weights(run(tmp_path)[0]), unbroken[1])
+
+
+def test_a_disk_that_is_full_for_metrics_is_named(tmp_path):
+    metrics_file = tmp_path / "metrics.jsonl"
+
+    def full(entry):
+        metrics_file.unlink()
+        metrics_file.mkdir()
+
+    with pytest.raises(CheckpointError, match=r"metrics\.jsonl: cannot be written .* goes on from its last checkpoint"):
+        run(tmp_path, on_log=lambda entry: full(entry) if entry["step"] == 3 else None)
+
+
+def test_the_best_by_metric_is_kept_and_measuring_changes_nothing(unbroken, tmp_path):
+    """The averaged weights are judged, in evaluation mode, and those in training come back."""
+    values, judged = iter([0.3, 0.9, 0.1, 0.2]), []
+
+    def measure(objective):
+        assert not objective.training
+        judged.append(weights(objective)["trained.net.0.bias"])
+        torch.rand(5)
+        return next(values)
+
+    objective, _, ema = run(tmp_path, measure=measure, keep_checkpoints=1)
+    assert same(weights(objective), unbroken[1])
+    kept = CheckpointFolder(tmp_path / "checkpoints")
+    assert kept.steps() == [4, 8] and kept.metrics() == {4: 0.9, 8: 0.2}
+    assert torch.equal(judged[-1], ema.shadow_params[1])
+
+
+def test_a_metric_that_is_no_number_counts_as_none(tmp_path):
+    run(tmp_path, measure=lambda _: math.nan, keep_checkpoints=1)
+    assert CheckpointFolder(tmp_path / "checkpoints").metrics() == {}
+
+
+def test_loader_processes_outlive_the_signal_to_stop(unbroken, tmp_path):
+    """A batch system signals the whole process group; the last step and the checkpoint still need their pictures."""
+
+    def preempt(entry):
+        if entry["step"] == 3:
+            for child in psutil.Process().children():
+                child.terminate()
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(SystemExit) as left:
+        run(tmp_path, on_log=preempt, workers=1)
+    assert left.value.code == EXIT_RESUMABLE
+    assert same(weights(run(tmp_path)[0]), unbroken[1])
+
+
+def test_a_precision_that_the_device_lacks_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ProfileError, match=r"training.precision 'fp16' does not work here"):
+        run(tmp_path, precision="fp16")
 
 
 def test_the_learning_rate_warms_up_and_falls_as_a_cosine():
