@@ -72,7 +72,7 @@ def _cells(
     encoder: ImageEncoder, data: PanopticDataset, cells: int, images: int, batch_size: int
 ) -> tuple[Cells, Float[Tensor, "cells pixels"], Int[Tensor, "cells"]]:
     """Features, pixels and class of every cell of the first images."""
-    parts: list[tuple[Tensor, Tensor, Tensor]] = []
+    parts: list[list[Tensor]] = []
     device = next(encoder.parameters()).device
     images = min(images, len(data))
     every = -(-images * cells**2 // MOST_CELLS)
@@ -85,7 +85,7 @@ def _cells(
         pixels = F.unfold(batch["image"], side, stride=side).transpose(1, 2)
         centres = batch["semantic"][:, side // 2 :: side, side // 2 :: side]
         columns = (features.flatten(2).transpose(1, 2).flatten(0, 1), pixels.flatten(0, 1), centres.flatten())
-        parts.append(tuple(column[::every] for column in columns))
+        parts.append([column[::every] for column in columns])
     features, pixels, classes = (torch.cat(column) for column in zip(*parts))
     return features.double(), pixels.double(), classes
 

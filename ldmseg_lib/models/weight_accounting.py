@@ -8,7 +8,7 @@ Reads names and shapes alone: run it before a long training, to see that the wei
 import argparse
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -90,9 +90,9 @@ def _fates(
     names: Mapping[str, str],
     wanted: Mapping[str, tuple[int, ...]],
     remarks: Mapping[str, str],
-    dropped: set[str] = frozenset(),
+    dropped: Collection[str] = (),
 ) -> list[Fate]:
-    missing = sorted(set(wanted) - set(names.values()) - dropped)
+    missing = sorted(set(wanted) - set(names.values()) - set(dropped))
     if missing:
         raise InputError(f"{source}: lacks {missing[0]!r} and {len(missing) - 1} more; it belongs to another model")
     fates = []

@@ -104,9 +104,7 @@ def test_full_size_files_have_as_many_tensors_as_published():
     """Stable Diffusion v1.4's UNet and VAE, and DINOv2's ViT-B/14, built without memory from their configurations."""
     from ldmseg_lib.full_size import random_pipeline
 
-    with torch.device("meta"):
-        pipeline = random_pipeline("sd_vae", device="meta")
-        vit = random_pipeline("vit", device="meta")
+    pipeline, vit = random_pipeline("sd_vae", device="meta"), random_pipeline("vit", device="meta")
     assert len(pipeline.denoiser.unet.state_dict()) == 686
     assert len(pipeline.image_encoder.state_dict()) == 108  # of the VAE's 248: its encoder and quant_conv
     assert len(vit.image_encoder.backbone.state_dict()) == 223
