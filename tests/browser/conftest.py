@@ -49,6 +49,9 @@ SOURCE = (
 )
 
 
+# Seconds for anything that takes moments on an idle machine: a busy one must not fail a test.
+PATIENCE = 180
+
 PLAN = {"scale": 1, "delay": 0.0, "square": False, "pipeline": None}
 
 
@@ -113,7 +116,7 @@ class Server:
         request = urllib.request.Request(
             f"{self.url}/api/{path}", method=method, headers={"Authorization": f"token {self.token}"}
         )
-        with urllib.request.urlopen(request, timeout=20) as answer:
+        with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
             body = answer.read()
         return json.loads(body) if body else None
 
@@ -137,7 +140,7 @@ class Lab:
         self.problems: list[str] = []
         self.outside: list[str] = []
         self.client = None
-        self.context.set_default_timeout(60_000)
+        self.context.set_default_timeout(1000 * PATIENCE)
         self.page = self.open_page()
 
     def open_page(self, *, reset: bool = True):
@@ -164,7 +167,6 @@ class Lab:
                     && kernel.status === 'idle';
             }""",
             arg=self.notebook,
-            timeout=120_000,
         )
 
     def run_all(self, **plan) -> None:
@@ -205,7 +207,7 @@ class Lab:
 
     def message(self, text: str, page=None) -> None:
         """Wait until the editor says `text`."""
-        self.editor(page).locator(".me-message", has_text=text).wait_for(timeout=60_000)
+        self.editor(page).locator(".me-message", has_text=text).wait_for()
 
     def place(self, x: float, y: float, page=None) -> tuple[float, float]:
         """Where the image's point (x, y) is on the page, now."""
@@ -244,7 +246,7 @@ class Lab:
         self.client = BlockingKernelClient(connection_file=str(connection))
         self.client.load_connection_file()
         self.client.start_channels()
-        self.client.wait_for_ready(timeout=30)
+        self.client.wait_for_ready(timeout=PATIENCE)
 
     def python(self, expression: str, *, statement: str = ""):
         """The value of `expression` in the kernel, through JSON."""
@@ -259,7 +261,7 @@ class Lab:
                 failed.append("\n".join(message["content"]["traceback"]))
 
         code = f"{statement}\nimport json\nprint('\\x02' + json.dumps({expression}))"
-        self.client.execute_interactive(code, store_history=False, output_hook=collect, timeout=60)
+        self.client.execute_interactive(code, store_history=False, output_hook=collect, timeout=PATIENCE)
         assert not failed, failed[0]
         return json.loads("".join(printed).split("\x02")[-1])
 
@@ -277,7 +279,7 @@ class Lab:
             yield
         finally:
             done.touch()
-            self.client.get_shell_msg(timeout=60)
+            self.client.get_shell_msg(timeout=PATIENCE)
 
     def close(self) -> None:
         if self.client is not None:

@@ -426,7 +426,7 @@ def test_a_picture_of_the_editor_in_use(lab, tmp_path):
     editor.get_by_label("Candidates").first.fill("4")
     editor.get_by_label("Seed", exact=True).fill("3")
     lab.press("inpaint")
-    editor.locator(".me-thumb").nth(3).wait_for(timeout=120_000)
+    editor.locator(".me-thumb").nth(3).wait_for()
     editor.locator(".me-thumb").nth(1).click()
     lab.settled()
     lab.press("before")
