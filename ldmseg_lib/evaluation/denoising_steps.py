@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from tqdm.auto import tqdm
 
@@ -72,7 +73,8 @@ def evaluate_runs(
         runs: from `plan_runs`.
         sampling: the same for all.
         cleaning: of the scored maps.
-        shown: (sampler, steps) of runs whose first images are returned as the arg max alone, and of how many images.
+        shown: (sampler, steps) of runs whose first images are returned, and of how many images: the instance ids by the
+            arg max alone.
         followed: (sampler, steps) of the run whose estimates after every step are compared with the truth, over the
             images that its smallest `judged` number counts.
 
@@ -112,7 +114,7 @@ def evaluate_runs(
                         score.update(truth, output, index)
             if key in outputs and place < shown[key]:
                 raw = group.decode(pipeline, ARG_MAX)
-                outputs[key].extend(_first(raw, shown[key] - place))
+                outputs[key].extend(_as_sampled(raw, shown[key] - place))
             if statistics is not None and place < judged[0]:
                 _follow(statistics, pipeline, group, judged[0] - place)
             place += len(group.truths)
@@ -143,9 +145,15 @@ def _without_classes(score: SegmentationScores) -> dict[str, Any]:
     }
 
 
-def _first(output: PanopticOutput, count: int) -> PanopticOutput:
-    names = ("ids", "segments", "instance_ids", "semantic", "depth")
-    return PanopticOutput(**{name: getattr(output, name)[:count] for name in names}, categories=output.categories)
+def _as_sampled(output: PanopticOutput, count: int) -> PanopticOutput:
+    """The instance ids of the first `count` images, before classes are voted and equal stuff hides what was split."""
+    maps = output.instance_ids[:count]
+    segments = []
+    for ids in maps:
+        found, areas = np.unique(ids[ids > 0], return_counts=True)
+        segments.append([{"id": int(i), "category_id": None, "area": int(a)} for i, a in zip(found, areas)])
+    nothing = [None] * len(maps)
+    return PanopticOutput(maps, segments, maps, list(nothing), list(nothing), output.categories)
 
 
 def _follow(statistics: TrajectoryStatistics, pipeline: LDMSegPipeline, group: Sampled, count: int) -> None:

@@ -7,6 +7,7 @@ from ldmseg_lib.data.splits import validation_split
 from ldmseg_lib.evaluation import denoising_steps
 from ldmseg_lib.evaluation.denoising_steps import Run, Sampling, evaluate_runs, plan_runs
 from ldmseg_lib.evaluation.segmentation import ARG_MAX, Cleaning, evaluate_segmentation
+from ldmseg_lib.panoptic_output import PanopticOutput
 
 SAMPLING = Sampling(seed=3, batch_size=3)
 CLEANING = Cleaning(threshold=0.1, min_area=2)
@@ -46,7 +47,7 @@ def test_more_images_than_there_are_is_all_of_them(smoke_pipeline, dataset):
     assert [row["images"] for row in rows] == [4]
 
 
-def test_shown_samples_are_the_arg_max_of_the_first_images(smoke_pipeline, dataset):
+def test_shown_samples_are_the_arg_max_of_the_first_images(smoke_pipeline, dataset, tmp_path):
     runs = [Run("ddim", steps, (4,)) for steps in (1, 2)]
     _, outputs, trajectory = evaluate_runs(
         smoke_pipeline, dataset, runs, sampling=SAMPLING, cleaning=CLEANING, shown={("ddim", 2): 2}
@@ -55,7 +56,10 @@ def test_shown_samples_are_the_arg_max_of_the_first_images(smoke_pipeline, datas
     expected = evaluate_segmentation(smoke_pipeline, dataset, cleanings={"x": ARG_MAX}, **settings)[1]["x"]
     assert list(outputs) == [("ddim", 2)] and trajectory is None
     assert len(outputs["ddim", 2]) == 2
-    assert all((a == b).mean() > 0.99 for a, b in zip(outputs["ddim", 2].ids, expected.ids))
+    outputs["ddim", 2].save_coco(tmp_path / "two.json", tmp_path / "two")
+    read = PanopticOutput.load_coco(tmp_path / "two.json", tmp_path / "two")
+    assert all((a == b).all() for a, b in zip(read.ids, outputs["ddim", 2].ids))
+    assert all((a == b).mean() > 0.99 for a, b in zip(outputs["ddim", 2].ids, expected.instance_ids))
 
 
 def test_the_followed_run_has_every_step_of_the_images_of_the_table(smoke_pipeline, dataset):
