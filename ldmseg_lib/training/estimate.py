@@ -7,6 +7,7 @@ another is found here and not on the cluster.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -64,7 +65,7 @@ class Memory:
 
 
 def work_of(profile: Profile) -> Iterator[Callable[[], Work]]:
-    """The trainings and evaluations of a run of `profile`, each counted when it is called. To be called `without_content`."""
+    """The trainings and evaluations of a run of `profile`, each counted when it is called, `without_content`."""
     size, settings = profile.data.image_size, profile.diffusion
 
     def autoencoder(stage: str, training: TrainingProfile, *, scalar: bool = False) -> Work:
@@ -75,7 +76,7 @@ def work_of(profile: Profile) -> Iterator[Callable[[], Work]]:
 
     def diffusion(stage: str, tasks: list[str], training: TrainingProfile) -> Work:
         networks = DiffusionNetworks(profile, tasks, checkpointing=training.gradient_checkpointing)
-        flops = networks.step(1, precision=training.precision, self_condition=False).flops
+        flops: float = networks.step(1, precision=training.precision, self_condition=False).flops
         flops += settings.self_condition_probability * networks.forward(1, precision=training.precision).flops
         return Work(stage, "diffusion: " + ", ".join(tasks), training.steps * training.batch_size, flops)
 
@@ -110,9 +111,9 @@ def work_of(profile: Profile) -> Iterator[Callable[[], Work]]:
     yield lambda: sampling("06_denoising_steps", tasks, profile.denoising_steps.num_images, steps)
     yield lambda: autoencoder("08_multitask", profile.multitask.depth_autoencoder, scalar=True)
     for compared in (*profile.multitask.compared, tuple(profile.multitask.tasks)):
-        yield lambda compared=compared: diffusion("08_multitask", list(compared), profile.multitask.training)
+        yield functools.partial(diffusion, "08_multitask", list(compared), profile.multitask.training)
     for kind in ("mae", "dinov2"):
-        yield lambda kind=kind: mask2former(kind)
+        yield functools.partial(mask2former, kind)
     section = profile.inpainting
     times = len(section.drop_rates) * len(section.block_sizes) * section.resamplings
     yield lambda: sampling(
@@ -212,7 +213,7 @@ def print_estimate(name: str, *, overrides: str | None = None, json_file: str | 
             times = [hours(flops, device, devices=devices, utilisation=share) for share in (high, low)]
             print(f"{f'{what}, {devices} x {device}':<40} {times[0]:>10,.1f} {times[1]:>10,.1f}")
     print(
-        f"\nGiB on each of {DEVICES} GPUs in 04_diffusion, and the most images that a GPU of {CARD_GIB} GiB takes at once"
+        f"\nGiB on each of {DEVICES} GPUs in 04_diffusion, and the most images that one of {CARD_GIB} GiB takes at once"
     )
     columns = [field.name for field in dataclasses.fields(Memory)]
     print(f"{'':<34} {' '.join(f'{column:>11}' for column in columns)} {'total':>7} {'most':>5}")
