@@ -175,7 +175,10 @@ class EditHistory:
                 middle, end = at + entry["lengths"][0], at + sum(entry["lengths"])
                 before_after = entry["segments"] and (tuple(entry["segments"][0]), tuple(entry["segments"][1]))
                 picture = entry["picture"] and (entry["picture"][0], entry["picture"][1])
-                size = entry["size"] and (tuple(entry["size"][0]), tuple(entry["size"][1]))
+                size = None
+                if entry["size"]:
+                    (old_height, old_width), (new_height, new_width) = entry["size"]
+                    size = (old_height, old_width), (new_height, new_width)
                 edit = Edit(entry["label"], data[at:middle], data[middle:end], before_after, picture, size)
                 history.edits.append(edit)
                 at = end
