@@ -79,7 +79,6 @@ def variant_profile(profile: Profile, variant: Variant, *, encoder: str) -> Prof
     """
     settings = profile.components
     shape: dict[str, Any]
-    shape: dict[str, Any]
     if variant.encoder == "vit":
         shape = {"kind": "vit", "out_channels": settings.vit.out_channels, "input_size": settings.vit.input_size}
     else:
