@@ -24,6 +24,13 @@ from ..profiles import Profile
 
 # the attention of Stable Diffusion's VAE has two sets of names; v1.4's file has the older one
 OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+# the published DINOv2's names for its attention, and those of today's transformers
+PUBLISHED_VIT = {
+    "attention.attention.query": "attention.q_proj",
+    "attention.attention.key": "attention.k_proj",
+    "attention.attention.value": "attention.v_proj",
+    "attention.output.dense": "attention.o_proj",
+}
 
 
 @dataclass(frozen=True)
@@ -78,8 +85,7 @@ def _vit(source: str) -> list[Fate]:
     config, tensors = _checkpoint(source, "", key="image_encoder.pretrained")
     with torch.device("meta"):
         wanted = _shapes(Dinov2Model(Dinov2Config.from_dict(config)))
-    # files of whole models call the backbone by its own name
-    names = {name: name.removeprefix("dinov2.") for name in tensors}
+    names = {name: _present_vit_name(name) for name in tensors}
     remarks = {"embeddings.mask_token": "serves masked training alone and does not learn"}
     return _fates(source, tensors, names, wanted, remarks)
 
@@ -112,6 +118,13 @@ def _new_attention_name(name: str) -> str:
     if "attentions" in parts and len(parts) >= 2 and parts[-2] in OLD_ATTENTION:
         parts[-2] = OLD_ATTENTION[parts[-2]]
     return ".".join(parts)
+
+
+def _present_vit_name(name: str) -> str:
+    for published, present in PUBLISHED_VIT.items():
+        name = name.replace(f".{published}.", f".{present}.")
+    # files of whole models call the backbone by its own name
+    return name.removeprefix("dinov2.")
 
 
 def _shapes(module: torch.nn.Module) -> dict[str, tuple[int, ...]]:
