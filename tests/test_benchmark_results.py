@@ -1,0 +1,49 @@
+"""What prose says of measured speed is what the committed results of the benchmarks say."""
+
+import json
+import re
+
+from ldmseg_lib.paths import ROOT
+
+README = " ".join((ROOT / "README.md").read_text().split())
+
+
+def result(name: str) -> dict:
+    return json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text())
+
+
+def test_the_readme_gives_the_measured_speed_of_the_metric_and_the_decoders_share():
+    measured = result("panoptic_quality")["from files"]
+    stated = re.search(
+        r"evaluates (\d+) images of 640x480 a second from files, and spends (\d+) % of that time", README
+    )
+    assert stated is not None
+    images, share = map(int, stated.groups())
+    assert images == round(measured["whole evaluation (images/s)"])
+    assert share == round(100 * measured["decoding, share of the whole"])
+
+
+def test_the_metric_is_a_hundred_times_as_fast_as_torchmetrics_and_agrees_with_it():
+    measured = result("panoptic_quality")["on decoded maps"]
+    assert measured["ratio"] >= 100
+    assert abs(measured["PQ, ours"] - measured["PQ, torchmetrics"]) < 1e-6
+
+
+def test_the_decoder_in_use_is_the_fastest_of_those_measured():
+    measured = result("panoptic_quality")["from files"]
+    rates = {name: value for name, value in measured.items() if name.startswith("decoding with")}
+    assert len(rates) >= 3
+    assert max(rates, key=rates.__getitem__).startswith("decoding with kornia-rs")
+
+
+def test_the_readme_gives_the_measured_speed_of_loading_and_the_cores_that_follow():
+    measured = result("data_loading")
+    rate = measured["measured"]["batch of 32, per image (images/s/core)"]
+    stated = re.search(r"takes one core of an AMD EPYC (\d+) ms: (\d+) images a second", README)
+    cores = re.search(r"if each trains (\d+) images a second, takes (\d+) such cores", README)
+    assert stated is not None and cores is not None
+    assert (int(stated[1]), int(stated[2])) == (round(1000 / rate), round(rate))
+    assert (int(cores[1]), int(cores[2])) == (
+        measured["assumed"]["images/s/GPU"],
+        round(measured["cores that keep the GPUs busy"]),
+    )
