@@ -37,6 +37,8 @@ def check_profile(profile: "Profile") -> None:
     _check_denoiser(profile)
     if not profile.diffusion.tasks or min(profile.diffusion.tasks.values()) <= 0:
         raise ProfileError("diffusion.tasks needs at least one task, each with a positive share")
+    if not all(power > 0 for power in profile.diffusion.timestep_power.values()):
+        raise ProfileError(f"diffusion.timestep_power {profile.diffusion.timestep_power} must be positive")
     _check_multitask(profile)
     if not all(0 < rate < 1 for rate in profile.inpainting.drop_rates):
         raise ProfileError(f"inpainting.drop_rates {profile.inpainting.drop_rates} must lie between 0 and 1")

@@ -96,6 +96,8 @@ class DiffusionProfile:
     loss_weight: Literal["none", "min_snr", "x0"]  # on the noise loss: 1, min(SNR, gamma) / SNR, 1 / SNR
     snr_gamma: float
     self_condition_probability: float
+    # p in t = 1000 (1 - (1 - u)^p) for uniform u, by task; 1 (the paper) where a task is not named, more is noisier
+    timestep_power: dict[str, float]
     training: TrainingProfile
 
 

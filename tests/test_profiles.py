@@ -158,6 +158,8 @@ def test_text_that_is_no_override_is_refused(text):
         ("autoencoder.channels=[]", "autoencoder.channels"),
         ("autoencoder.num_upscalers=3", "autoencoder.num_upscalers"),
         ("autoencoder.latent_scale=0", "autoencoder.latent_scale"),
+        ("autoencoder.latent_std=0", "autoencoder.latent_std"),
+        ("diffusion.timestep_power={semantic: 0}", "diffusion.timestep_power"),
         ("diffusion.tasks={}", "diffusion.tasks"),
         ("diffusion.tasks={instance: 0}", "diffusion.tasks"),
         ("denoiser.pretrained=somewhere", "denoiser.channels"),

@@ -76,7 +76,8 @@ class DiffusionObjective(nn.Module):
             task, coin = torch.rand(2, generator=generator)
             tasks.append(int(torch.searchsorted(self.shares, task).clamp(max=len(self.tasks) - 1)))
             chosen.append(bool(coin < self.settings.self_condition_probability))
-            timesteps.append(int(torch.randint(1000, (), generator=generator)))
+            power = self.settings.timestep_power.get(self.tasks[tasks[-1]].name, 1.0)
+            timesteps.append(draw_timestep(power, generator))
             noise.append(torch.randn(shape, generator=generator))
         return torch.tensor(tasks), torch.tensor(timesteps), torch.tensor(chosen), torch.stack(noise)
 
@@ -123,6 +124,18 @@ class DiffusionObjective(nn.Module):
         )
         losses = denoising_loss(prediction, self.schedule.target(clean, noise, timesteps), weight, known)
         return {"loss": losses.sum() / totals["images"]}
+
+
+def draw_timestep(power: float, generator: torch.Generator) -> int:
+    """A timestep in 0..999: uniform for `power` 1, else t = 1000 (1 - (1 - u)^power), noisier for larger powers.
+
+    A task whose answer the image alone decides, such as the semantic one, learns from noisy timesteps: at clear ones
+    z_t gives the answer away.
+    """
+    if power == 1:
+        return int(torch.randint(1000, (), generator=generator))
+    u = float(torch.rand((), generator=generator))
+    return min(999, int(1000 * (1 - (1 - u) ** power)))
 
 
 def build_pipeline(

@@ -15,7 +15,7 @@ from ldmseg_lib.models.image_encoders import build_image_encoder
 from ldmseg_lib.pipeline import LDMSegPipeline
 from ldmseg_lib.schedulers import NoiseSchedule
 from ldmseg_lib.tasks import known_cells
-from ldmseg_lib.training.diffusion import DiffusionObjective, averaged, train_diffusion
+from ldmseg_lib.training.diffusion import DiffusionObjective, averaged, draw_timestep, train_diffusion
 
 
 class Answering(nn.Module):
@@ -236,3 +236,23 @@ def test_training_without_average_saves_one_pipeline(smoke_profile, smoke_run, t
     )
     train_diffusion(profile, smoke_run.dataset, {"mask": smoke_run.autoencoder}, tmp_path)
     assert (tmp_path / "pipeline").is_dir() and not (tmp_path / "pipeline_last").exists()
+
+
+@pytest.mark.parametrize(("power", "median"), [(1.0, 500), (3.0, 875), (0.5, 293)])
+def test_timesteps_are_bent_to_the_noisy_or_the_clear_end(power, median):
+    """The median of 1000 (1 - (1 - u)^p) is that of u = 1/2; both ends are reached."""
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.tensor([draw_timestep(power, generator) for _ in range(20000)])
+    assert float(drawn.median()) == pytest.approx(median, abs=12)
+    assert drawn.min() < 5 and drawn.max() > 990 and drawn.max() <= 999
+
+
+def test_only_the_named_task_has_its_timesteps_bent(build, samples):
+    batch = collate(samples)
+    shape = (4, 8, 8)
+    plain = build()._draws(batch, shape)
+    bent = build(timestep_power={"semantic": 3.0})._draws(batch, shape)
+    semantic = plain[0] == 1
+    assert torch.equal(plain[0], bent[0]) and semantic.any() and not semantic.all()
+    assert torch.equal(plain[1][~semantic], bent[1][~semantic])
+    assert not torch.equal(plain[1][semantic], bent[1][semantic])
