@@ -173,8 +173,9 @@ def _all_keys(kind: Any, prefix: str = "") -> list[str]:
 
 
 def _nearest(word: str, valid: list[str]) -> str:
-    near = difflib.get_close_matches(word, valid, n=1, cutoff=0.5)
-    return f"did you mean {near[0]!r}?" if near else f"valid ones are {', '.join(valid)}"
+    same_end = [name for name in valid if name.endswith(f".{word}")]
+    near = same_end or difflib.get_close_matches(word, valid, n=1, cutoff=0.5)
+    return f"did you mean {' or '.join(map(repr, near))}?" if near else f"valid ones are {', '.join(valid)}"
 
 
 def _build(kind: Any, values: Any, where: str) -> Any:
