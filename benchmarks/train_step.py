@@ -147,9 +147,9 @@ def estimated(profile: Profile, images: int, *, checkpointing: bool) -> tuple[fl
     """FLOPs of an image and GiB of a step, as `--estimate` counts them."""
     with without_content():
         networks = DiffusionNetworks(profile, list(profile.diffusion.tasks), checkpointing=checkpointing)
-        one, two = (networks.step(n, precision="bf16", self_condition=True) for n in (1, 2))
-        peak = one.peak_bytes + (images - 1) * (two.peak_bytes - one.peak_bytes)
-        return one.flops, memory_of(networks, profile.diffusion.training, peak, processes=1).total / GIB
+        cost = networks.step(images, precision="bf16", self_condition=True)
+        memory = memory_of(networks, profile.diffusion.training, cost.peak_bytes, processes=1)
+        return cost.flops / images, memory.total / GIB
 
 
 def main() -> None:

@@ -8,9 +8,8 @@ another is found here and not on the cluster.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from torch import nn
 from tqdm.auto import tqdm
@@ -147,6 +146,17 @@ def _largest_block(network: nn.Module) -> int:
     return max((sum(p.numel() for p in block.parameters()) for block in lists), default=0) * FLOAT32
 
 
+# Where the memory of a step is counted. With few images the gradients alone are the most; from there on it is a line.
+_BATCHES = (1, 32, 64)
+
+
+def peak_bytes(steps: Mapping[int, StepCost], images: int) -> int:
+    """The peak at `images` images a GPU, from that at three numbers of them: the least, and two on the line."""
+    least, low, high = sorted(steps)
+    slope = (steps[high].peak_bytes - steps[low].peak_bytes) / (high - low)
+    return max(steps[least].peak_bytes, round(steps[low].peak_bytes + (images - low) * slope))
+
+
 @dataclass(frozen=True)
 class MemoryCase:
     """One way to hold the diffusion training, and the largest micro-batch that fits a card with it."""
@@ -165,18 +175,11 @@ def memory_cases(profile: Profile, *, card: float = CARD_GIB * GIB) -> list[Memo
     for checkpointing in (True, False):
         networks = DiffusionNetworks(profile, list(profile.diffusion.tasks), checkpointing=checkpointing)
         condition = profile.diffusion.self_condition_probability > 0
-        one, two = (networks.step(n, precision=training.precision, self_condition=condition) for n in (1, 2))
+        steps = {n: networks.step(n, precision=training.precision, self_condition=condition) for n in _BATCHES}
         for shard in (False, True):
-
-            def at(
-                images: int, one: StepCost = one, two: StepCost = two, shard: bool = shard, networks: Any = networks
-            ) -> Memory:
-                # every image beyond the first takes as much as the second
-                peak = one.peak_bytes + (images - 1) * (two.peak_bytes - one.peak_bytes)
-                return memory_of(networks, training, peak, shard=shard)
-
-            fits = next((n for n in range(1024, 0, -1) if at(n).total <= card), 0)
-            cases.append(MemoryCase(checkpointing, shard, batch, at(batch), fits))
+            held = [memory_of(networks, training, peak_bytes(steps, n), shard=shard) for n in range(1, 1025)]
+            fits = sum(memory.total <= card for memory in held)
+            cases.append(MemoryCase(checkpointing, shard, batch, held[batch - 1], fits))
     return cases
 
 

@@ -67,7 +67,7 @@ def run_processes(arguments: Sequence[str], *, processes: int, module: str = MOD
     A SIGTERM is passed on to all of them and they get the time they need to save; then the code is 75, where torchrun
     would say 1. Of several failures the first one counts, and is printed.
     """
-    import psutil
+    import psutil  # type: ignore[import-untyped]
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 

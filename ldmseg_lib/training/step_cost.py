@@ -6,7 +6,6 @@ that of live tensors, as an allocator without gaps would have it, under autocast
 
 import contextlib
 import functools
-import weakref
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.checkpoint import checkpoint
@@ -40,7 +40,7 @@ class StepCost:
 
 
 class LiveBytes(TorchDispatchMode):
-    """Bytes of the tensors that were made since it was entered: those alive now, and the most at any time.
+    """Bytes of the tensors that were made since it was entered, and are alive; `peak` is right to one percent.
 
     Args:
         known: tensors from before, which do not count.
@@ -50,6 +50,8 @@ class LiveBytes(TorchDispatchMode):
         super().__init__()
         self.now = self.peak = 0
         self._known = {tensor.untyped_storage()._cdata for tensor in known}
+        # not Python's weak references: the storages of tensors without content have fleeting Python objects
+        self._live: dict[int, tuple[StorageWeakRef, int]] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
@@ -60,15 +62,14 @@ class LiveBytes(TorchDispatchMode):
 
     def _count(self, storage: torch.UntypedStorage) -> None:
         key = storage._cdata
-        if key not in self._known:
-            self._known.add(key)
-            self.now += storage.nbytes()
+        if key in self._known or key in self._live:
+            return
+        self._live[key] = StorageWeakRef(storage), storage.nbytes()
+        self.now += storage.nbytes()
+        if self.now > 1.01 * self.peak:
+            self._live = {key: entry for key, entry in self._live.items() if not entry[0].expired()}
+            self.now = sum(size for _, size in self._live.values())
             self.peak = max(self.peak, self.now)
-            weakref.finalize(storage, self._forget, key, storage.nbytes())
-
-    def _forget(self, key: int, size: int) -> None:
-        self._known.discard(key)
-        self.now -= size
 
 
 def step_cost(

@@ -35,8 +35,8 @@ def test_flops_and_memory_of_a_stack_are_those_counted_by_hand(fake):
     assert one.flops == 2 * 1000 * 8 * 8 * products and two.flops == 2 * one.flops
     # both the products and the activations are kept for the backward pass
     kept = 2 * 4 * 1000 * 8 * 4
-    assert kept <= one.peak_bytes <= 1.6 * kept
-    assert kept <= two.peak_bytes - one.peak_bytes <= 1.6 * kept
+    assert kept <= one.peak_bytes <= 1.7 * kept
+    assert kept <= two.peak_bytes - one.peak_bytes <= 1.7 * kept
 
 
 def test_half_precision_keeps_half_of_the_activations():

@@ -277,10 +277,14 @@ def test_loader_processes_outlive_the_signal_to_stop(unbroken, tmp_path):
     assert same(weights(run(tmp_path)[0]), unbroken[1])
 
 
-def test_a_precision_that_the_device_lacks_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(ProfileError, match=r"training.precision 'fp16' does not work here"):
-        run(tmp_path, precision="fp16")
+def test_fp16_goes_on_to_the_same_weights_with_its_loss_scale(unbroken, tmp_path):
+    whole, _, _ = run(tmp_path / "whole", precision="fp16")
+    assert all(torch.allclose(value, unbroken[1][name], atol=0.05) for name, value in weights(whole).items())
+    with pytest.raises(Stop):
+        run(tmp_path / "cut", precision="fp16", on_log=stop_at(5))
+    _, state = CheckpointFolder(tmp_path / "cut" / "checkpoints").load()
+    assert state["scaler"]["scale"] > 1
+    assert same(weights(run(tmp_path / "cut", precision="fp16")[0]), weights(whole))
 
 
 def test_the_learning_rate_warms_up_and_falls_as_a_cosine():
