@@ -29,7 +29,7 @@ from .models.image_encoders import build_image_encoder
 from .models.safetensors_model import load_pretrained
 from .pipeline import LDMSegPipeline
 from .profiles import Profile
-from .stage_keys import effective_settings
+from .stage_keys import computing_sources, effective_settings
 from .training.autoencoder import train_autoencoder
 from .training.diffusion import train_diffusion
 from .training.image_autoencoder import train_image_autoencoder
@@ -43,6 +43,12 @@ MADE_HERE = {
     "vit": "small ViT, self-distilled on the images",
 }
 FETCHED = {"image_autoencoder": "AutoencoderKL {}", "vit": "Dinov2Model {}"}
+
+# whose sources decide whether finished work still stands
+_MODULES = (
+    *("training.image_autoencoder", "training.self_distillation", "training.autoencoder", "training.diffusion"),
+    *("evaluation.size_scores", "evaluation.inpainting"),
+)
 
 
 class ComponentStudy:
@@ -75,6 +81,7 @@ class ComponentStudy:
         self.data_key, self.seed, self.device = data_key, seed, device
         self.trained_on_photographs = trained_on_photographs
         self._on_log = on_log or (lambda title: None)
+        self._sources = {module: computing_sources([module]) for module in _MODULES}
         self._features: dict[str, FeatureCache | None] = {}
         self._plain = variant_profile(profile, Variant(), encoder="")
         self.val_set = validation_split(self._plain, root, seed=seed, max_images=self.settings.num_images)
@@ -88,7 +95,7 @@ class ComponentStudy:
             "splits": asdict(self._plain.data) | {"workers": None},
             **ingredients,
         }
-        return keep_work(self.kept, name, ingredients=content, modules=[module], work=work)
+        return keep_work(self.kept, name, ingredients=content, sources=self._sources[module], work=work)
 
     # image encoders
 

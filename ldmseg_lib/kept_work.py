@@ -3,13 +3,12 @@
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from . import files
-from .stage_keys import computing_sources
 
 _RECORD = "finished.json"
 
@@ -28,23 +27,23 @@ def keep_work(
     name: str,
     *,
     ingredients: Mapping[str, Any],
-    modules: Collection[str],
+    sources: Mapping[str, str],
     work: Callable[[Path], Mapping[str, Any]],
 ) -> KeptWork:
     """The work with these ingredients: the finished one in `root`, else `work` in a folder of its own.
 
-    The key is made of the ingredients and of the sources of `modules` and all that they import, not of the name: two
-    rows of a table that are trained alike share one training. Work that was interrupted goes on in its folder, if it
-    can.
+    The key is made of the ingredients and of the sources, not of the name: two rows of a table that are trained alike
+    share one training. Work that was interrupted goes on in its folder, if it can.
 
     Args:
         root: of all kept work of a run.
         name: begins the folder's name, for people.
         ingredients: everything that decides what comes out, as JSON values: settings, seed, keys of data and weights.
-        modules: of this package, such as "training.diffusion".
+        sources: of what works, as `stage_keys.computing_sources` gives them; taken once for all work of a process,
+            whose modules stay as they were when it began.
         work: writes into the folder it is given and returns JSON values to keep.
     """
-    content = {"ingredients": _plain(ingredients), "sources": computing_sources(modules)}
+    content = {"ingredients": _plain(ingredients), "sources": dict(sources)}
     key = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
     finished = sorted(Path(root).glob(f"*-{key[:12]}/{_RECORD}"))
     folder = finished[0].parent if finished else Path(root) / f"{name}-{key[:12]}"

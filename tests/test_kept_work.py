@@ -2,16 +2,7 @@
 
 import pytest
 
-from ldmseg_lib import kept_work
 from ldmseg_lib.kept_work import keep_work
-
-
-@pytest.fixture(autouse=True)
-def sources(monkeypatch):
-    """Sources of the computation, which a test may change."""
-    known = {"training.loop": "1"}
-    monkeypatch.setattr(kept_work, "computing_sources", lambda modules: {m: known.get(m, "0") for m in modules})
-    return known
 
 
 def work(folder):
@@ -20,8 +11,8 @@ def work(folder):
     return {"loss": 0.5, "pair": (1, 2)}
 
 
-def keep(root, name="training", function=work, modules=("training.loop",), **ingredients):
-    return keep_work(root, name, ingredients=ingredients, modules=modules, work=function)
+def keep(root, name="training", function=work, source="1", **ingredients):
+    return keep_work(root, name, ingredients=ingredients, sources={"training.loop": source}, work=function)
 
 
 def test_finished_work_is_not_done_again(tmp_path):
@@ -36,12 +27,10 @@ def test_the_name_is_for_people_alone(tmp_path):
     assert keep(tmp_path, "one", steps=3).folder == keep(tmp_path, "other", function=pytest.fail, steps=3).folder
 
 
-def test_whatever_counts_changes_the_key(tmp_path, sources):
+def test_whatever_counts_changes_the_key(tmp_path):
     keys = [keep(tmp_path, steps=3).key, keep(tmp_path, steps=4).key]
-    keys += [keep(tmp_path, steps=3, seed=1).key, keep(tmp_path, steps=3, modules=("training.other",)).key]
-    sources["training.loop"] = "2"
-    keys.append(keep(tmp_path, steps=3).key)
-    assert len(set(keys)) == 5 and len(list(tmp_path.iterdir())) == 5
+    keys += [keep(tmp_path, steps=3, seed=1).key, keep(tmp_path, source="2", steps=3).key]
+    assert len(set(keys)) == 4 and len(list(tmp_path.iterdir())) == 4
 
 
 def test_a_crash_leaves_its_folder_to_the_next_try(tmp_path):
