@@ -169,7 +169,7 @@ def test_masked_autoencoding_learns_and_leaves_a_plain_vit(smoke_profile, datase
     profile = changed(smoke_profile, "mae", steps=60, batch_size=8, log_every=10, checkpoint_every=1000)
     losses = []
     vit, record = train_mae(profile, dataset, tmp_path, on_log=lambda entry: losses.append(entry["loss"]))
-    assert losses[-1] < 0.9 * losses[0] and record.steps == 60
+    assert losses[-1] < 0.95 * losses[0] and record.steps == 60
     loaded, info = ViTMAEModel.from_pretrained(tmp_path / "vit", output_loading_info=True)
     assert not info["missing_keys"] and not info["unexpected_keys"]
     for name, value in vit.state_dict().items():
