@@ -10,6 +10,7 @@ from latex2mathml.converter import convert
 from sphinx.application import Sphinx
 from sphinx.util import logging
 
+_LONG = 60  # characters
 _logger = logging.getLogger(__name__)
 
 
@@ -24,7 +25,10 @@ def formula(latex: str, *, display: bool) -> str:
 
 
 def _inline(translator: Any, node: nodes.math) -> None:
-    translator.body.append(formula(node.astext(), display=False))
+    latex = node.astext()
+    drawn = formula(latex, display=False)
+    # one that may be wider than a phone scrolls by itself, not the page
+    translator.body.append(f'<span class="math-long">{drawn}</span>' if len(latex) > _LONG else drawn)
     raise nodes.SkipNode
 
 

@@ -1,6 +1,7 @@
 """The run's pages put together and built into a static site by jupyter-book, without network."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from ..stage_keys import STAGES
 from .notebooks import clean_notebook
 from .pages import figure_order, figures_page, first_page, provenance_page, tables_page
 
+_THEBE = re.compile(r"<script>\s*const THEBE_JS_URL\b.*?</script>", flags=re.DOTALL)
 _STYLE = Path(__file__).with_name("report.css")
 
 
@@ -46,6 +48,9 @@ def build_site(run_dir: str | Path, target: str | Path | None = None) -> Path:
         built = source / "_build" / "html"
         if not (built / "index.html").is_file():
             _fail(source, "it wrote no index.html")
+        for page in built.rglob("*.html"):
+            # jupyter-book declares it twice, which browsers report as an error, and it names a script on the net
+            write_text(page, _THEBE.sub("", page.read_text(encoding="utf-8")))
         old = Path(temporary) / "old"
         if target.exists():
             target.rename(old)

@@ -45,7 +45,7 @@ def test_pages_show_everything_and_fit(page, site: Path, name: str) -> None:
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     beyond = page.evaluate(
         """width => [...document.querySelectorAll('.bd-article :is(p, img, table, pre, h1, h2, math)')]
-            .filter(e => !e.closest('.math-block, table, pre') || e.matches('table, pre'))
+            .filter(e => !e.closest('.math-block, .math-long, table, pre') || e.matches('table, pre'))
             .filter(e => e.getBoundingClientRect().right > width + 1).map(e => e.outerHTML.slice(0, 80))""",
         width,
     )
