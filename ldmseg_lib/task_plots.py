@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from .plots import STYLE, show_depth, show_panoptic, show_picture
 from .segment_colors import matched_ids, ranked_ids
 
-_CLASS_COLORS = 1000  # class k is drawn as this id + k, so that classes look alike in every row and unlike segments
+_CLASS_COLORS = 24  # class k is drawn as this id + k: alike in every row, and darker than segments
 
 
 def figure_s1(
