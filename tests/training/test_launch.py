@@ -15,8 +15,10 @@ import pytest
 from ldmseg_lib.errors import InputError
 from ldmseg_lib.machine import StageLock
 from ldmseg_lib.profiles import Profile
+from ldmseg_lib.stage_keys import STAGES
 from ldmseg_lib.training import launch
 from ldmseg_lib.training.launch import take_slurm_for_torchrun, train_on_all_devices
+from ldmseg_lib.training.trainables import TRAINABLES
 
 SRUN = {
     "SLURM_STEP_NUM_TASKS": "16",
@@ -91,12 +93,12 @@ def as_worker(monkeypatch, tmp_path, *, code=0, wait=0.05):
     """Let a small script stand for `python -m ldmseg_lib.training`."""
     script = tmp_path / "worker.py"
     script.write_text(WORKER.replace("{wait}", str(wait)).replace("{code}", str(code)))
-    real = subprocess.Popen
-    monkeypatch.setattr(
-        launch.subprocess,
-        "Popen",
-        lambda command, **settings: real([command[0], str(script), *command[3:]], **settings),
-    )
+
+    def started(command, **settings):
+        return subprocess.Popen([command[0], str(script), *command[3:]], **settings)
+
+    # not Popen itself, which libraries use too
+    monkeypatch.setattr(launch, "subprocess", SimpleNamespace(Popen=started, STDOUT=subprocess.STDOUT))
 
 
 def test_a_notebook_starts_one_process_a_device_with_its_own_settings(stage, monkeypatch, tmp_path, capfd):
@@ -113,12 +115,12 @@ def test_a_notebook_starts_one_process_a_device_with_its_own_settings(stage, mon
 
 @pytest.mark.parametrize("devices", [0, 1])
 def test_with_one_device_the_notebook_trains_itself(stage, devices, monkeypatch):
-    monkeypatch.setattr(launch.subprocess, "Popen", None)
+    monkeypatch.setattr(launch, "subprocess", None)
     train_on_all_devices(stage, "autoencoder", devices=devices)
 
 
 def test_a_finished_stage_starts_nothing(stage, monkeypatch):
-    monkeypatch.setattr(launch.subprocess, "Popen", None)
+    monkeypatch.setattr(launch, "subprocess", None)
     stage.result = {"metrics": {}}
     train_on_all_devices(stage, "autoencoder", devices=2)
 
@@ -171,9 +173,6 @@ os._exit(0)
 
 
 def test_every_trainable_names_a_stage_and_its_settings():
-    from ldmseg_lib.stage_keys import STAGES
-    from ldmseg_lib.training.trainables import TRAINABLES
-
     profile = Profile.load("paper")
     assert {"autoencoder", "diffusion", "consistency", "multitask", "mask2former_mae"} <= TRAINABLES.keys()
     for name, trainable in TRAINABLES.items():
