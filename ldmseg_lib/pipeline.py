@@ -151,7 +151,7 @@ class LDMSegPipeline(DiffusionPipeline):
         Raises:
             InputError: no image, or something that is none; the message says what is wrong with it.
         """
-        pictures = images if isinstance(images, list | tuple) else [images]
+        pictures: Sequence[Any] = images if isinstance(images, list | tuple) else [images]
         if not pictures:
             raise InputError("there is no image to encode; give at least one")
         side = self.config.image_size
@@ -311,7 +311,7 @@ class LDMSegPipeline(DiffusionPipeline):
         Raises:
             InputError: an unknown task or sampler, a picture that is none.
         """
-        pictures = list(images) if isinstance(images, list | tuple) else [images]
+        pictures: list[Any] = list(images) if isinstance(images, list | tuple) else [images]
         generators = one_each(generator, len(pictures))
         output = PanopticOutput(categories=[dict(c) for c in self.config.categories])
         tile_size = (self.config.tile_size if tile_size is None else tile_size) or None

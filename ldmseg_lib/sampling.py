@@ -42,7 +42,7 @@ def one_each(generator: torch.Generator | Sequence[torch.Generator] | None, coun
     Raises:
         InputError: as many generators as samples were not given.
     """
-    if isinstance(generator, list | tuple):
+    if generator is not None and not isinstance(generator, torch.Generator):
         if len(generator) != count:
             raise InputError(f"{len(generator)} generators for {count} samples; give one, or one for each")
         return list(generator)

@@ -124,7 +124,8 @@ class TrailingDDIMScheduler(DDIMScheduler):
         t = torch.full((len(sample),), int(timestep), device=sample.device)
         clean = schedule.predicted_clean(model_output, sample, t)
         noise = schedule.implied_noise(sample, clean, t)
-        return DDIMSchedulerOutput(schedule.add_noise(clean, noise, torch.full_like(t, self.following(timestep))), clean)
+        following = torch.full_like(t, self.following(timestep))
+        return DDIMSchedulerOutput(schedule.add_noise(clean, noise, following), clean)
 
     def following(self, timestep: int) -> int:
         """The timestep after `timestep` in the list; 0 after the last."""

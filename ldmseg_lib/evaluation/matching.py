@@ -127,7 +127,8 @@ def _listed(segments: Segments, class_of: Mapping[int, int] | None, what: str) -
             continue
         category: Any = segment.get("category_id")
         try:
-            classes.append(class_of[category])
+            # as keys, true and 1.0 are equal to 1
+            classes.append(class_of[category if not isinstance(category, bool | float) else None])
         except (KeyError, TypeError):
             raise InputError(
                 f"{what} segment {segment_id} has category_id {category!r}, which the list of categories lacks"

@@ -1,5 +1,6 @@
 """Judging a pipeline on a validation split: sample once, then decode and score in as many ways as asked."""
 
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -69,7 +70,9 @@ class SemanticScores:
 
     def update(self, truth: GroundTruth, output: PanopticOutput, index: int) -> None:
         """Add the `index`-th image of `output`, whose ground truth is `truth`."""
-        self.overlap.update(semantic_map(truth, self.class_index), output.semantic[index])
+        predicted = output.semantic[index]
+        assert predicted is not None  # the semantic task was asked for
+        self.overlap.update(semantic_map(truth, self.class_index), predicted)
 
     def compute(self) -> dict[str, Any]:
         """{"miou", "iou" of each class}."""
@@ -123,6 +126,10 @@ class Sampled:
         )
 
 
+def _keep(steps: list[list[dict[str, Tensor]]], step: int, estimates: dict[str, Tensor]) -> None:
+    steps[step].append(estimates)
+
+
 def sample_split(
     pipeline: LDMSegPipeline,
     dataset: PanopticDataset,
@@ -159,7 +166,7 @@ def sample_split(
                 tasks=tasks,
                 num_inference_steps=num_inference_steps,
                 sampler=sampler,
-                on_estimate=(lambda step, part, kept=steps: kept[step].append(part)) if keep_estimates else None,
+                on_estimate=functools.partial(_keep, steps) if keep_estimates else None,
             )
             estimates = [{task: torch.cat([part[task] for part in parts]) for task in tasks} for parts in steps]
             yield Sampled(group, latents, [truth.ids.shape for truth in group], estimates, tile_size)

@@ -137,6 +137,8 @@ def _widened_unet(unet: UNet2DConditionModel, in_channels: int) -> UNet2DConditi
 
 def _small_unet_config(profile: Profile, in_channels: int) -> dict[str, Any]:
     settings = profile.denoiser
+    # a profile without them names pretrained weights, which bring their own
+    assert settings.attention is not None and settings.channels is not None and settings.head_dim is not None
     down = ["CrossAttnDownBlock2D" if here else "DownBlock2D" for here in settings.attention]
     up = ["CrossAttnUpBlock2D" if here else "UpBlock2D" for here in reversed(settings.attention)]
     return {

@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Dataset
 
 from ..data.panoptic import PanopticDataset, collate
 from ..errors import InputError
@@ -56,7 +55,7 @@ class AutoencoderObjective(nn.Module):
         noise = torch.stack([torch.randn(distribution.mean.shape[1:], generator=g) for g in generators])
         logits = autoencoder.decode(distribution.sample(noise.to(distribution.mean)))
         generators = self._generators(batch, "points")
-        settings = {"num_points": self.num_points, "generators": generators}
+        settings: dict[str, Any] = {"num_points": self.num_points, "generators": generators}
         cross_entropy = point_cross_entropy(logits, target, **settings).sum() / totals["images"]
         bce, dice = (term / max(1.0, totals["segments"]) for term in point_mask_losses(logits, target, **settings))
         return {"loss": cross_entropy + bce + dice, "cross_entropy": cross_entropy, "bce": bce, "dice": dice}
@@ -93,7 +92,7 @@ def measure_latent_std(
 
 def train_autoencoder(
     profile: Profile,
-    dataset: Dataset,
+    dataset: PanopticDataset,
     folder: str | Path,
     *,
     seed: int = 0,

@@ -74,7 +74,8 @@ def random_states() -> dict[str, Tensor]:
     states = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
         states["cuda"] = torch.cuda.get_rng_state()
-    _, keys, *rest = np.random.get_state(legacy=True)  # noqa: NPY002 - the global one is meant
+    state: Any = np.random.get_state(legacy=True)  # noqa: NPY002 - the global one is meant
+    _, keys, *rest = state
     states |= {"numpy": torch.from_numpy(keys.astype(np.int64)), "numpy_rest": torch.tensor(rest, dtype=torch.float64)}
     _, words, gauss = random.getstate()
     states["python"] = torch.tensor(words, dtype=torch.int64)

@@ -90,8 +90,8 @@ class DiffusionObjective(nn.Module):
             if rows:
                 targets = {n: self.tasks[n].target(batch) for n in {int(tasks[row]) for row in rows}}
                 target = torch.stack([targets[int(tasks[row])][row] for row in rows])
-                known = known_cells(target, self.frozen[name].factor)
-                latents |= zip(rows, zip(self.frozen[name].to_latents(target).float(), known, strict=True), strict=True)
+                cells = known_cells(target, self.frozen[name].factor)
+                latents |= zip(rows, zip(self.frozen[name].to_latents(target).float(), cells, strict=True), strict=True)
         clean, known = zip(*(latents[row] for row in range(len(tasks))), strict=True)
         return torch.stack(clean), torch.stack(known)
 

@@ -9,10 +9,10 @@ import json
 import math
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sized
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
 from diffusers.training_utils import EMAModel
@@ -51,6 +51,9 @@ class Objective(Protocol):
     """
 
     trained: nn.ModuleDict
+
+    def to(self, *arguments: Any, **settings: Any) -> Any:
+        """Move and convert, as nn.Module does."""
 
     def normalisers(self, batch: Mapping[str, Any]) -> dict[str, float]:
         """What the losses of an effective batch are divided by, this micro-batch's share, from the data alone."""
@@ -133,7 +136,8 @@ def train(
     accelerator = start_accelerator(settings.precision)
     processes, device = accelerator.num_processes, accelerator.device
     checkpoints = CheckpointFolder(folder / "checkpoints", keep=settings.keep_checkpoints)
-    own = {"seed": seed, "title": title, "images": len(dataset), **asdict(settings), **_flat(identity or {})}
+    images = len(cast(Sized, dataset))
+    own = {"seed": seed, "title": title, "images": images, **asdict(settings), **_flat(identity or {})}
     parts, state = _found(checkpoints, own)
     if parts:
         load_part(objective.trained, parts["model"], what=str(checkpoints.folder))
@@ -161,7 +165,7 @@ def train(
         accelerator.scaler.load_state_dict(state["scaler"])
     micro = settings.micro_batch_size or max(1, settings.batch_size // processes)
     stream = EpochStream(
-        len(dataset),
+        images,
         batch_size=settings.batch_size,
         micro_batch_size=micro,
         steps=settings.steps,
@@ -232,7 +236,7 @@ def train(
                 last = window_means(window, steps_in_window, accelerator)
                 window, window_began = {}, now
                 _require_finite(last["loss"], title, done)
-                if main:
+                if metrics is not None:
                     entry = {"step": done, **last, "learning_rate": optimizer.param_groups[0]["lr"]}
                     entry["images_per_second"] = rate
                     metrics.add(entry)
@@ -258,12 +262,12 @@ def train(
             ema.to(device)
     # as it will be when it is loaded again, so that both round alike
     objective.to(memory_format=torch.contiguous_format)
-    images = settings.steps * settings.batch_size
+    seen = settings.steps * settings.batch_size
     record = TrainingRecord(
         steps=settings.steps,
-        images=images,
+        images=seen,
         seconds=seconds,
-        images_per_second=images / seconds if seconds else 0.0,
+        images_per_second=seen / seconds if seconds else 0.0,
         final_loss=last.get("loss", math.nan),
         parameters=sum(p.numel() for p in parameters),
     )

@@ -345,3 +345,12 @@ def test_counts_equal_the_recorded_ones_of_cocos_evaluator(shared_oracle, class_
     for group in ("All", "Things", "Stuff"):
         if group in expected:
             assert result[group] == pytest.approx(expected[group], abs=1e-12)
+
+
+@pytest.mark.parametrize("category", [True, 1.0])
+def test_a_category_that_only_equals_a_number_is_unknown(category):
+    """As keys of a dict, true and 1.0 are 1; in a JSON file they are faults."""
+    ids = np.ones((2, 2), int)
+    quality = PanopticQuality([{"id": 1, "name": "ball", "isthing": 1}])
+    with pytest.raises(InputError, match="category"):
+        quality.update(ids, [{"id": 1, "category_id": 1}], ids, [{"id": 1, "category_id": category}])
