@@ -156,12 +156,13 @@ from pathlib import Path
 from ldmseg_lib.machine import StageLock
 lock = StageLock(Path(sys.argv[1]))
 lock.acquire("waiting")
-child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], pass_fds=[lock.handle])
+asleep = [sys.executable, "-c", "import time; time.sleep(600)"]
+child = subprocess.Popen(asleep, pass_fds=[lock.handle], stdout=subprocess.DEVNULL)
 print(child.pid, flush=True)
 os._exit(0)
 """
     path = tmp_path / "stage.lock"
-    done = subprocess.run([sys.executable, "-c", script, str(path)], stdout=subprocess.PIPE, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", script, str(path)], stdout=subprocess.PIPE, text=True, timeout=300)
     child = int(done.stdout)
     taker = "import sys; from pathlib import Path; from ldmseg_lib.machine import StageLock\n"
     taker += "StageLock(Path(sys.argv[1])).acquire('waiting for it'); print('taken')"
@@ -169,7 +170,7 @@ os._exit(0)
     assert second.stdout.readline() == "waiting for it\n"
     assert second.poll() is None
     os.kill(child, signal.SIGKILL)
-    assert second.communicate(timeout=60)[0] == "taken\n"
+    assert second.communicate(timeout=300)[0] == "taken\n"
 
 
 def test_every_trainable_names_a_stage_and_its_settings():
