@@ -79,7 +79,7 @@ def make_ready_weights(
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".ready-", dir=out.parent) as temporary:
         packed, old = Path(temporary) / "new", Path(temporary) / "old"
-        LDMSegPipeline.from_pretrained(source).to(torch.float16).save_pretrained(packed)
+        LDMSegPipeline.from_pretrained(source, dtype=torch.float16).save_pretrained(packed)
         _require_small(packed)
         pipeline = LDMSegPipeline.from_pretrained(packed).to(device)
         metrics = _measure(profile, pipeline, root, seed)
