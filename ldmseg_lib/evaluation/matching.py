@@ -128,11 +128,14 @@ def _listed(segments: Segments, class_of: Mapping[int, int] | None, what: str) -
         category: Any = segment.get("category_id")
         try:
             # as keys, true and 1.0 are equal to 1
-            classes.append(class_of[category if not isinstance(category, bool | float) else None])
-        except (KeyError, TypeError):
+            index = None if isinstance(category, bool | float) else class_of.get(category)
+        except TypeError:
+            index = None
+        if index is None:
             raise InputError(
                 f"{what} segment {segment_id} has category_id {category!r}, which the list of categories lacks"
-            ) from None
+            )
+        classes.append(index)
     return np.array(ids, np.int64), np.array(classes, np.int64)
 
 
