@@ -49,7 +49,8 @@ def table_s1_findings(results: Records) -> list[str]:
             )
         )
     record = results[STAGE]
-    return [" ".join(sentences), f"{_seeds(results)} {scope(record['profile'], record['metrics'].get('images'))}"]
+    size = f"Id maps of {record['parameters']['encodings']['image_size']} px, 256 ids."
+    return [" ".join(sentences), f"{size} {_seeds(results)} {scope(record['profile'], record['metrics']['images'])}"]
 
 
 def color_palettes(results: Records) -> pd.DataFrame:

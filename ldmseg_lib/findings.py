@@ -75,5 +75,9 @@ def _sign(row: Row, first: str, second: str) -> int:
 
 
 def _ranked(names: Sequence[str], row: Row) -> str:
+    """The rows from the best to the worst, with "=" between those that are exactly equal."""
     ranked = sorted(names, key=lambda name: -(row[name] or 0.0))
-    return " > ".join(f"{name} ({row[name]:.1f})" for name in ranked)
+    text = f"{ranked[0]} ({row[ranked[0]]:.1f})"
+    for before, name in itertools.pairwise(ranked):
+        text += f" {'=' if row[before] == row[name] else '>'} {name} ({row[name]:.1f})"
+    return text

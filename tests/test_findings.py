@@ -19,6 +19,12 @@ def test_another_order_does_not_agree_and_the_pairs_are_counted() -> None:
     assert "(0 of 3 pairs)" in order_of_rows("PQ", paper=PAPER, ours=dict.fromkeys(PAPER, 5.0))
 
 
+def test_equal_rows_are_not_ranked() -> None:
+    ours = {"bits": 5.0, "colors": 5.0, "positional": 4.0}
+    text = order_of_rows("PQ", paper=PAPER, ours=ours)
+    assert "this run has bits (5.0) = colors (5.0) > positional (4.0)" in text and "2 of 3" in text
+
+
 def test_rows_closer_than_their_spread_are_undecided() -> None:
     ours = {"bits": 60.0, "colors": 59.0, "positional": 40.0}
     text = order_of_rows("PQ", paper=PAPER, ours=ours, spread={"bits": 2.0, "colors": 0.5, "positional": 0.5})
