@@ -49,9 +49,9 @@ def agreement_along(quantity: str, *, paper: Row, ours: Row) -> str:
 
 
 def saturation(values: Mapping[int, float | None], *, share: float = 0.95) -> int | None:
-    """The least number of steps that reaches `share` of the best value; None where nothing has a value."""
+    """The least number of steps that reaches `share` of the best value; None where nothing is above 0."""
     known = {steps: value for steps, value in values.items() if value is not None}
-    if not known:
+    if not known or max(known.values()) <= 0:
         return None
     return min(steps for steps, value in known.items() if value >= share * max(known.values()))
 

@@ -54,9 +54,10 @@ def table_s2_findings(results: Records) -> list[str]:
         theirs, ours = ({name: pair[side] for name, pair in known.items()} for side in (0, 1))
         sentences.append(agreement_along(quantity, paper=theirs, ours=ours))
         enough = [saturation({int(name): value for name, value in side.items()}) for side in (theirs, ours)]
-        sentences.append(
-            f"95 % of the best {quantity} needs {enough[0]} steps in the paper's table and {enough[1]} in this one."
-        )
+        if None not in enough:
+            sentences.append(
+                f"95 % of the best {quantity} needs {enough[0]} steps in the paper's table and {enough[1]} in this one."
+            )
     sentences.append(
         f"The paper says that {paper_number('iterations_for_quality_min'):.0f} to"
         f" {paper_number('iterations_for_quality_max'):.0f} steps are needed for high quality."
@@ -147,11 +148,11 @@ def sampler_frontier_findings(results: Records) -> list[str]:
     most = max(frame["# iters"])
     if (pair := (by_key.get(("ddpm", most)), by_key.get(("ddim", most))))[0] is not None and pair[1] is not None:
         paper = supplement("table_s3")["pq"].tolist()
-        same = (pair[0] > pair[1]) == (paper[3] > paper[2])
+        order = "no order" if pair[0] == pair[1] else "the same order" if pair[0] > pair[1] else "the other order"
         text += (
             f" The paper gains {paper[3] - paper[2]:.1f} PQ with DDPM over DDIM at"
             f" {paper_number('component_timesteps'):.0f} steps (Table S3); here it is"
-            f" {pair[0] - pair[1]:+.1f} at {most}: {'the same' if same else 'the other'} order."
+            f" {pair[0] - pair[1]:+.1f} at {most}: {order}."
         )
     return [text, scope(record["profile"], record["metrics"]["images"]["frontier"])]
 

@@ -46,7 +46,7 @@ def test_pairs_that_the_paper_has_equal_are_no_evidence() -> None:
 def test_saturation_is_the_least_number_of_steps_near_the_best() -> None:
     assert saturation({1: 0.2, 5: 0.46, 10: 0.48, 50: 0.5}) == 10
     assert saturation({1: 0.2, 5: 0.46, 10: 0.48, 50: 0.5}, share=0.9) == 5
-    assert saturation({1: None}) is None
+    assert saturation({1: None}) is None and saturation({1: 0.0, 5: 0.0}) is None
 
 
 def test_small_runs_say_what_they_cannot_show() -> None:
