@@ -94,6 +94,13 @@ def smoke_stages(smoke_run, smoke_data: Path, smoke_overrides):
 
     from ldmseg_lib.stages import open_stage
 
+    first, second = smoke_run.records
+    quality = {"pq": 0.5, "sq": 0.7, "rq": 0.7, "n": 1, "miou": 0.6}
+    metrics = {
+        "02_autoencoder": {"reconstruction": quality, "training": vars(first)},
+        "04_diffusion": {"training": vars(second)},
+    }
+
     def prepare(run_dir: Path) -> Path:
         for name in ("01_dataset", "02_autoencoder", "04_diffusion"):
             stage = open_stage(name, profile="smoke", run_dir=run_dir, overrides=smoke_overrides)
@@ -103,7 +110,7 @@ def smoke_stages(smoke_run, smoke_data: Path, smoke_overrides):
                 smoke_run.autoencoder.save_pretrained(stage.folder / "autoencoder")
             if name == "04_diffusion":
                 smoke_run.pipeline.save_pretrained(stage.folder / "pipeline")
-            stage.finish({}, weights="trained by this notebook")
+            stage.finish(metrics.get(name, {}), weights="trained by this notebook")
         return run_dir
 
     return prepare

@@ -50,9 +50,10 @@ def metrics(run) -> dict:
 
 
 def study(run, overrides, **changes) -> ComponentStudy:
-    stage = open_stage(NAME, profile="smoke", run_dir=run, overrides=overrides | changes)
-    key = stage.key_of("01_dataset")
-    return ComponentStudy(stage.profile, stage.data_root, run / "kept", data_key=key)
+    stage = open_stage(NAME, profile="smoke", run_dir=run, overrides=overrides)
+    # changes are not given to the stage: opened with other settings, it would clear its folder
+    profile = Profile.load("smoke", overrides | changes)
+    return ComponentStudy(profile, stage.data_root, run / "kept", data_key=stage.key_of("01_dataset"))
 
 
 def test_rows_that_are_trained_alike_share_a_training(run, metrics):

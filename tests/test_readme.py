@@ -117,7 +117,17 @@ def try_conda(parts: list[str]) -> None:
     assert parts[:3] == ["env", "create", "-f"] and (ROOT / parts[3]).is_file()
 
 
+def try_pip(parts: list[str]) -> None:
+    known_options(run([sys.executable, "-m", "pip", parts[0], "--help"]), parts)
+
+
+def try_hf(parts: list[str]) -> None:
+    known_options(run([str(Path(sys.executable).with_name("hf")), parts[0], "--help"]), parts)
+
+
 RULES = {
+    "pip": try_pip,
+    "hf": try_hf,
     "make": try_make,
     "python": python_help,
     "papermill": try_papermill,

@@ -133,12 +133,12 @@ def test_where_diffusers_own_ddim_does_not_step_to_the_next_timestep():
     for steps in TABLE_S2_STEPS:
         ours = build_sampler("ddim", "epsilon")
         theirs = DDIMScheduler.from_config(ours.config)
-        first, *following = set_timesteps(theirs, steps)
-        z = schedule.add_noise(clean, noise, torch.tensor([first]))
-        landed = theirs.step(noise, first, z).prev_sample
-        wanted = schedule.add_noise(clean, noise, torch.tensor([following[0] if following else 0]))
-        if not torch.allclose(landed, wanted, atol=1e-4):
-            missed.append(steps)
+        for t, following in itertools.pairwise(set_timesteps(theirs, steps)):
+            z = schedule.add_noise(clean, noise, torch.tensor([t]))
+            wanted = schedule.add_noise(clean, noise, torch.tensor([following]))
+            if not torch.allclose(theirs.step(noise, t, z).prev_sample, wanted, atol=1e-4):
+                missed.append(steps)
+                break
     assert missed == [3, 15, 30, 60, 70, 80, 90]
 
 

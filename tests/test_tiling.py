@@ -35,7 +35,7 @@ sides = st.integers(1, 70)
 
 
 @settings(max_examples=60, deadline=None)
-@given(sides, sides, st.integers(4, 40), st.integers(1, 40), st.integers(0, 2**31))
+@given(sides, sides, st.integers(8, 40), st.integers(1, 40), st.integers(0, 2**31))
 def test_a_map_cut_into_tiles_is_stitched_back(height, width, tile_size, count, seed):
     generator = np.random.default_rng(seed)
     ids = cells((height, width), count, generator)
