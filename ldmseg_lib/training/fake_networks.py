@@ -18,7 +18,7 @@ from ..models.mask2former import ViTMask2Former
 from ..profiles import Profile
 from .step_cost import StepCost, checkpoint_blocks, step_cost
 
-_STABLE_DIFFUSION, _DINO, _MAE = "CompVis/stable-diffusion-v1-4", "facebook/dinov2-base", "facebook/vit-mae-base"
+_STABLE_DIFFUSION, _DINO = "CompVis/stable-diffusion-v1-4", "facebook/dinov2-base"
 # a COCO image's: thing and stuff classes
 _CLASSES = 133
 
@@ -147,13 +147,29 @@ def autoencoder_step(autoencoder: MaskAutoencoder, *, image_size: int, precision
     return step_cost(nn.ModuleDict({"autoencoder": autoencoder}), work, precision=precision, inputs=[maps])
 
 
+def _backbone_config(profile: Profile, kind: str) -> dict[str, Any]:
+    """Of a named checkpoint, both of which are ViTs of base size, or of the ViT that the profile trains itself."""
+    settings = profile.mask2former
+    if (settings.mae if kind == "mae" else settings.self_distilled).pretrained is not None:
+        return {"image_size": 224} if kind == "mae" else VIT
+    shape: Any = settings.mae if kind == "mae" else profile.components.vit
+    return {
+        "image_size": shape.input_size,
+        "patch_size": shape.patch_size,
+        "hidden_size": shape.hidden_size,
+        "num_hidden_layers": shape.layers,
+        "num_attention_heads": shape.heads,
+        **({"intermediate_size": 4 * shape.hidden_size} if kind == "mae" else {"mlp_ratio": 4}),
+    }
+
+
 def mask2former_step(profile: Profile, kind: str, *, precision: str, batch: int = 1) -> tuple[ViTMask2Former, StepCost]:
     """The baseline from a ViT of base size, "mae" or "dinov2", and a training step; the matching is left out."""
     settings, size = profile.mask2former, profile.data.image_size
     source = settings.mae if kind == "mae" else settings.self_distilled
     model = ViTMask2Former(
         backbone_kind=kind,
-        backbone_config={"image_size": 224} if kind == "mae" else VIT,
+        backbone_config=_backbone_config(profile, kind),
         categories=[{"id": i, "name": str(i), "isthing": 1} for i in range(1, _CLASSES + 1)],
         image_size=size,
         input_size=source.input_size or size,

@@ -277,14 +277,24 @@ def test_loader_processes_outlive_the_signal_to_stop(unbroken, tmp_path):
     assert same(weights(run(tmp_path)[0]), unbroken[1])
 
 
-def test_fp16_goes_on_to_the_same_weights_with_its_loss_scale(unbroken, tmp_path):
-    whole, _, _ = run(tmp_path / "whole", precision="fp16")
-    assert all(torch.allclose(value, unbroken[1][name], atol=0.05) for name, value in weights(whole).items())
+def test_a_loss_scale_changes_nothing_and_is_gone_on_with(tmp_path, monkeypatch):
+    """As fp16 has it on GPUs; here in fp32, where scaling by powers of two changes no bit of a gradient."""
+    real, unclipped = loop.start_accelerator, {"gradient_clip": 1e9}
+    plain, _, _ = run(tmp_path / "plain", **unclipped)
+
+    def scaling(precision):
+        accelerator = real(precision)
+        accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10, growth_interval=3)
+        return accelerator
+
+    monkeypatch.setattr(loop, "start_accelerator", scaling)
     with pytest.raises(Stop):
-        run(tmp_path / "cut", precision="fp16", on_log=stop_at(5))
-    _, state = CheckpointFolder(tmp_path / "cut" / "checkpoints").load()
-    assert state["scaler"]["scale"] > 1
-    assert same(weights(run(tmp_path / "cut", precision="fp16")[0]), weights(whole))
+        run(tmp_path / "scaled", on_log=stop_at(5), **unclipped)
+    checkpoints = CheckpointFolder(tmp_path / "scaled" / "checkpoints")
+    scaler = checkpoints.load()[1]["scaler"]
+    assert scaler["scale"] == 2.0**11 and scaler["_growth_tracker"] == 1
+    assert same(weights(run(tmp_path / "scaled", **unclipped)[0]), weights(plain))
+    assert checkpoints.load()[1]["scaler"]["scale"] == 2.0**12
 
 
 def test_the_learning_rate_warms_up_and_falls_as_a_cosine():
