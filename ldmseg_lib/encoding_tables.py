@@ -49,7 +49,9 @@ def table_s1_findings(results: Records) -> list[str]:
             )
         )
     record = results[STAGE]
-    size = f"Id maps of {record['parameters']['encodings']['image_size']} px, 256 ids."
+    settings = record["parameters"]["encodings"]
+    judged = f"thresholded at {settings['threshold']}" if settings["threshold"] else "by the arg max alone"
+    size = f"Id maps of {settings['image_size']} px, 256 ids, judged {judged}."
     return [" ".join(sentences), f"{size} {_seeds(results)} {scope(record['profile'], record['metrics']['images'])}"]
 
 

@@ -201,6 +201,7 @@ class EncodingsProfile:
     num_upscalers: int
     num_points: int
     num_images: int | None  # judged: the first so many of the validation split; None: all
+    threshold: float  # of the softmax where judged; 0 is the arg max alone, for trainings too short to be sure
     min_area: int  # pixels at `image_size`
     training: TrainingProfile
 

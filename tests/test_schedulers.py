@@ -131,12 +131,10 @@ def test_where_diffusers_own_ddim_does_not_step_to_the_next_timestep():
     clean, noise, _ = latents(count=1)
     schedule, missed = NoiseSchedule("epsilon"), []
     for steps in TABLE_S2_STEPS:
-        ours = build_sampler("ddim", "epsilon")
-        theirs = DDIMScheduler.from_config(ours.config)
+        theirs = DDIMScheduler.from_config(build_sampler("ddim", "epsilon").config)
         for t, following in itertools.pairwise(set_timesteps(theirs, steps)):
-            z = schedule.add_noise(clean, noise, torch.tensor([t]))
-            wanted = schedule.add_noise(clean, noise, torch.tensor([following]))
-            if not torch.allclose(theirs.step(noise, t, z).prev_sample, wanted, atol=1e-4):
+            landed = theirs.step(noise, t, schedule.add_noise(clean, noise, torch.tensor([t]))).prev_sample
+            if not torch.allclose(landed, schedule.add_noise(clean, noise, torch.tensor([following])), atol=1e-4):
                 missed.append(steps)
                 break
     assert missed == [3, 15, 30, 60, 70, 80, 90]

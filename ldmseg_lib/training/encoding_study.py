@@ -91,7 +91,7 @@ def study_encodings(
             quality = evaluate_reconstruction(
                 autoencoder,
                 validation_crops(changed, root, seed=derived, max_images=settings.num_images),
-                threshold=profile.evaluation.threshold,
+                threshold=settings.threshold,
                 min_area=settings.min_area,
             )
             assert autoencoder.encoding is not None  # only the depth autoencoder has none
