@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 
 import nbformat
 import numpy as np
@@ -13,24 +12,16 @@ from ldmseg_lib.files import read_json
 from ldmseg_lib.multitask_study import load_maps
 from ldmseg_lib.pipeline import LDMSegPipeline
 from ldmseg_lib.results import load_results, write_tables
-from ldmseg_lib.stages import open_stage
 
 NAME = "08_multitask"
 
 
 @pytest.fixture(scope="module")
-def executed(tmp_path_factory, smoke_run, smoke_data, smoke_overrides):
+def executed(tmp_path_factory, smoke_stages, smoke_overrides):
     """(run folder, the notebook executed twice), on the networks of `smoke_run`."""
     papermill = pytest.importorskip("papermill")
     folder = tmp_path_factory.mktemp("notebook")
-    run = folder / "run"
-    for name in ("01_dataset", "02_autoencoder", "04_diffusion"):
-        stage = open_stage(name, profile="smoke", run_dir=run, overrides=smoke_overrides)
-        if name == "01_dataset":
-            shutil.copytree(smoke_data, stage.folder / "data")
-        if name == "04_diffusion":
-            smoke_run.pipeline.save_pretrained(stage.folder / "pipeline")
-        stage.finish({}, weights="trained by this notebook")
+    run = smoke_stages(folder / "run")
     parameters = {"profile": "smoke", "run_dir": str(run), "overrides": smoke_overrides}
     for out in ("first.ipynb", "again.ipynb"):
         papermill.execute_notebook(

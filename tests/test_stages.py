@@ -46,6 +46,12 @@ def dependents(name: str) -> list[str]:
     return [other for other in STAGES if other == name or name in ancestors(other)]
 
 
+def reading(section: str) -> list[str]:
+    """The stages that read a section of the profile, and all that depend on them."""
+    behind = {name for reader, stage in STAGES.items() if section in stage.sections for name in dependents(reader)}
+    return [name for name in STAGES if name in behind]
+
+
 def changed(before: dict[str, str], after: dict[str, str]) -> list[str]:
     return [name for name in before if before[name] != after[name]]
 
@@ -77,11 +83,9 @@ def test_a_stage_is_found_by_its_number_and_a_wrong_name_gets_the_nearest() -> N
 
 def test_a_key_changes_with_its_own_parameters_and_those_of_its_inputs_alone() -> None:
     before = keys()
-    readers = [name for name, stage in STAGES.items() if "evaluation" in stage.sections]
-    assert EVALUATE in readers and TRAIN not in readers
-    behind = {name for reader in readers for name in dependents(reader)}
-    assert changed(before, keys("evaluation.num_inference_steps=3")) == [name for name in STAGES if name in behind]
-    assert changed(before, keys("diffusion.training.steps=7")) == dependents(TRAIN)
+    assert changed(before, keys("evaluation.num_inference_steps=3")) == reading("evaluation")
+    assert changed(before, keys("diffusion.training.steps=7")) == reading("diffusion")
+    assert EVALUATE in reading("evaluation") and not {"01_dataset", "02_autoencoder", TRAIN} & {*reading("evaluation")}
     assert TRAIN not in dependents(EVALUATE) and LAST in dependents(EVALUATE)
     assert changed(before, keys("data.image_size=32")) == list(STAGES)
     assert changed(before, keys(seed=1)) == list(STAGES)

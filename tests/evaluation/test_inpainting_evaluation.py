@@ -163,7 +163,7 @@ def conditions() -> list[dict]:
 
 
 def test_the_table_averages_over_rates_and_marks_the_papers_number_as_secondary() -> None:
-    records = {"10_mask_inpainting": {"metrics": {"conditions": conditions()}, "weights": "notebook 04 of this run"}}
+    records = {"10_mask_inpainting": {"metrics": {"conditions": conditions()}, "weights": "trained by this notebook"}}
     table = build_table("mask_inpainting", records)
     assert table["blocks"].tolist()[:2] == ["2 x 2 cells, 8 px", "8 x 8 cells, 32 px"]
     assert table["inpainting"].tolist() == pytest.approx([70, 70, 61.3])
