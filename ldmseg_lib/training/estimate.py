@@ -14,10 +14,12 @@ from dataclasses import dataclass
 from torch import nn
 from tqdm.auto import tqdm
 
+from ..components import TABLE_S3, Variant, component_rows, variant_profile
 from ..files import write_json
 from ..models.autoencoder import build_autoencoder
 from ..profiles import Profile, TrainingProfile
-from .fake_networks import DiffusionNetworks, autoencoder_step, mask2former_step
+from .encoding_study import TABLE_S1, encoding_profile
+from .fake_networks import TRAINED_HERE, DiffusionNetworks, autoencoder_step, mask2former_step
 from .step_cost import FLOAT32, StepCost, without_content
 
 GIB = 2**30
@@ -27,7 +29,7 @@ DEVICES = 8
 PEAKS = {"A100": 312e12, "H200": 989e12}
 # Shares of that peak that such trainings reach; the hours are given for both.
 UTILISATION = (0.3, 0.5)
-# COCO 2017 panoptic.
+# Of COCO 2017, where the profile draws no scenes of its own.
 VALIDATION_IMAGES = 5000
 
 
@@ -65,26 +67,50 @@ class Memory:
 
 def work_of(profile: Profile) -> Iterator[Callable[[], Work]]:
     """The trainings and evaluations of a run of `profile`, each counted when it is called, `without_content`."""
-    size, settings = profile.data.image_size, profile.diffusion
+    settings = profile.diffusion
 
-    def autoencoder(stage: str, training: TrainingProfile, *, scalar: bool = False) -> Work:
-        network = build_autoencoder(profile, scalar=scalar)
-        cost = autoencoder_step(network, image_size=size, precision=training.precision)
-        what = "depth autoencoder" if scalar else "mask autoencoder"
-        return Work(stage, what, training.steps * training.batch_size, cost.flops)
+    def autoencoder(
+        stage: str, training: TrainingProfile, *, scalar: bool = False, of: Profile = profile, times: int = 1
+    ) -> Work:
+        network = build_autoencoder(of, scalar=scalar)
+        cost = autoencoder_step(network, image_size=of.data.image_size, precision=training.precision)
+        what = "depth autoencoder" if scalar else f"mask autoencoder, {of.autoencoder.encoding}"
+        return Work(stage, what, training.steps * training.batch_size * times, cost.flops)
 
-    def diffusion(stage: str, tasks: list[str], training: TrainingProfile) -> Work:
-        networks = DiffusionNetworks(profile, tasks, checkpointing=training.gradient_checkpointing)
+    def diffusion(
+        stage: str, tasks: list[str], training: TrainingProfile, *, of: Profile = profile, times: int = 1
+    ) -> Work:
+        networks = DiffusionNetworks(of, tasks, checkpointing=training.gradient_checkpointing)
         flops: float = networks.step(1, precision=training.precision, self_condition=False).flops
-        flops += settings.self_condition_probability * networks.forward(1, precision=training.precision).flops
-        return Work(stage, "diffusion: " + ", ".join(tasks), training.steps * training.batch_size, flops)
+        flops += of.diffusion.self_condition_probability * networks.forward(1, precision=training.precision).flops
+        what = "diffusion: " + ", ".join(tasks) + (f" ({times} trainings)" if times > 1 else "")
+        return Work(stage, what, training.steps * training.batch_size * times, flops)
+
+    def components() -> Iterator[Callable[[], Work]]:
+        # equal trainings are done once; those that cost alike are counted together
+        section, alike = profile.components, dict[str, list[Profile]]()
+        variants = [row.variant for row in component_rows(section)] + [Variant(name) for name, _, _ in TABLE_S3]
+        for variant in {str(v): v for v in (*variants, Variant(other_latents=True))}.values():
+            source = getattr(section, variant.encoder).pretrained or TRAINED_HERE
+            changed = variant_profile(profile, variant, encoder=source)
+            probability = changed.diffusion.self_condition_probability
+            alike.setdefault(f"{variant.encoder} {variant.other_latents} {probability}", []).append(changed)
+        for same in alike.values():
+            yield lambda same=same: diffusion(
+                "07_components",
+                list(same[0].diffusion.tasks),
+                same[0].diffusion.training,
+                of=same[0],
+                times=len(same),
+            )
 
     def sampling(stage: str, tasks: list[str], images: int | None, steps: int, *, times: int = 1) -> Work:
         networks = DiffusionNetworks(profile, tasks, checkpointing=False)
         one, rest = (
             found.flops for found in (networks.forward(1, precision="bf16"), networks.around(1, precision="bf16"))
         )
-        images = min(images or VALIDATION_IMAGES, VALIDATION_IMAGES) * times
+        there = profile.data.val_scenes or VALIDATION_IMAGES
+        images = min(images or there, there) * times
         return Work(stage, f"sampling in {steps} steps", images, len(tasks) * steps * one + rest)
 
     def consistency() -> Work:
@@ -104,10 +130,16 @@ def work_of(profile: Profile) -> Iterator[Callable[[], Work]]:
 
     tasks, evaluation = list(settings.tasks), profile.evaluation
     yield lambda: autoencoder("02_autoencoder", profile.autoencoder.training)
+    for encoding in (*TABLE_S1, *profile.encodings.palettes):
+        changed = encoding_profile(profile, encoding)
+        yield lambda changed=changed: autoencoder(
+            "03_encodings", changed.encodings.training, of=changed, times=len(changed.encodings.seeds)
+        )
     yield lambda: diffusion("04_diffusion", tasks, settings.training)
     yield lambda: sampling("05_panoptic_evaluation", tasks, evaluation.num_images, evaluation.num_inference_steps)
     steps = sum(profile.denoising_steps.counts)
     yield lambda: sampling("06_denoising_steps", tasks, profile.denoising_steps.num_images, steps)
+    yield from components()
     yield lambda: autoencoder("08_multitask", profile.multitask.depth_autoencoder, scalar=True)
     for compared in (*profile.multitask.compared, tuple(profile.multitask.tasks)):
         yield functools.partial(diffusion, "08_multitask", list(compared), profile.multitask.training)

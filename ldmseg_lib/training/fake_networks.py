@@ -19,6 +19,8 @@ from ..profiles import Profile
 from .step_cost import StepCost, checkpoint_blocks, step_cost
 
 _STABLE_DIFFUSION, _DINO = "CompVis/stable-diffusion-v1-4", "facebook/dinov2-base"
+# In place of a checkpoint: notebook 7 makes these weights itself, with the shapes of the profile's `components`.
+TRAINED_HERE = "trained here"
 # a COCO image's: thing and stuff classes
 _CLASSES = 133
 
@@ -53,7 +55,23 @@ def fake_image_encoder(profile: Profile) -> Any:
     if settings.kind == "small":
         return build_image_encoder(profile)
     if settings.kind == "sd_vae":
-        return SDVAEImageEncoder(vae_config=VAE)
+        small = profile.components.image_autoencoder
+        width = {"block_out_channels": small.channels, "layers_per_block": small.layers_per_block}
+        blocks = {"down_block_types": ["DownEncoderBlock2D"] * len(small.channels)}
+        blocks |= {"up_block_types": ["UpDecoderBlock2D"] * len(small.channels)}
+        groups = {"norm_num_groups": min(32, *small.channels)}
+        trained_here = settings.pretrained == TRAINED_HERE
+        return SDVAEImageEncoder(vae_config=VAE | width | blocks | groups if trained_here else VAE)
+    if settings.pretrained == TRAINED_HERE:
+        shape = profile.components.vit
+        config = {
+            "hidden_size": shape.hidden_size,
+            "num_hidden_layers": shape.layers,
+            "num_attention_heads": shape.heads,
+            "patch_size": shape.patch_size,
+            "image_size": shape.input_size,
+        }
+        return ViTImageEncoder(backbone_config=config, out_channels=shape.out_channels, input_size=shape.input_size)
     if settings.pretrained not in (None, _DINO):
         raise InputError(f"image_encoder.pretrained {settings.pretrained!r}: only the shape of {_DINO} is known here")
     return ViTImageEncoder(

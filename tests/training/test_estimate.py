@@ -80,7 +80,7 @@ def test_the_paper_profile_is_complete_and_costs_what_the_method_says():
 def test_every_stage_of_the_paper_profile_goes_through():
     work, cases, _ = estimate.estimate(Profile.load("paper"), progress=False)
     stages = {item.stage for item in work}
-    assert {"02_autoencoder", "04_diffusion", "05_panoptic_evaluation", "08_multitask", "12_few_steps"} <= stages
+    assert {"02_autoencoder", "03_encodings", "04_diffusion", "07_components", "08_multitask", "12_few_steps"} <= stages
     assert all(item.flops > 0 and item.samples > 0 for item in work)
     (diffusion,) = [item for item in work if item.stage == "04_diffusion"]
     assert diffusion.samples == 25_600_000 and 3 < diffusion.flops / 1e12 < 7
