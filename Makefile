@@ -9,6 +9,7 @@ DATA_ROOT ?=
 OVERRIDES ?=
 NOTEBOOKS ?=
 CLUSTER ?=
+GPUS ?=
 TORCH_INDEX ?=
 PYTHON ?=
 VENV ?= .venv
@@ -17,7 +18,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 SETTINGS = profile=$(PROFILE) seed=$(SEED) $(if $(RUN_DIR),run_dir='$(RUN_DIR)') $(if $(DATA_ROOT),data_root='$(DATA_ROOT)') \
-	$(if $(OVERRIDES),overrides='$(OVERRIDES)') $(if $(NOTEBOOKS),notebooks='$(NOTEBOOKS)')
+	$(if $(OVERRIDES),overrides='$(OVERRIDES)') $(if $(NOTEBOOKS),notebooks='$(NOTEBOOKS)') $(if $(GPUS),gpus=$(GPUS))
 # The stages lock themselves, so runs of other profiles may share the folder; a file cut short by a kill is made again.
 QUIETLY := --quiet host rules progress reason
 SNAKEMAKE = $(BIN)/python -m snakemake --rerun-triggers mtime --rerun-incomplete --nolock $(if $(CLUSTER),--profile '$(CLUSTER)') \
@@ -29,7 +30,8 @@ help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z][a-z-]*:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 	@echo
 	@echo "  Settings: PROFILE=smoke|demo|gpu|paper (now $(PROFILE)), SEED=$(SEED), JOBS=$(JOBS) notebooks at once, RUN_DIR=, DATA_ROOT=a COCO-panoptic"
-	@echo "  folder, OVERRIDES=section.key=value,..., NOTEBOOKS=02_autoencoder,... (with those they need), CLUSTER=slurm (a Snakemake profile)."
+	@echo "  folder, OVERRIDES=section.key=value,..., NOTEBOOKS=02_autoencoder,... (with those they need), CLUSTER=slurm (a Snakemake profile),"
+	@echo "  GPUS=8 (of a machine there)."
 	@echo "  Without a GPU, TORCH_INDEX=https://download.pytorch.org/whl/cpu makes the first installation smaller by gigabytes."
 
 setup: $(STAMP) ## Install into .venv; every other command does so itself

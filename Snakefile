@@ -3,7 +3,7 @@
     snakemake --cores 1 --rerun-triggers mtime --config profile=demo seed=0
 
 Configuration: profile, seed, run_dir, data_root, overrides ("a.b=1,c=2"), notebooks ("05,03": those and what they need),
-gpus (of a machine, for trainings that use all of them; a batch system reads it, see slurm/config.yaml).
+gpus (of a machine, 1 unless said: what a batch system is asked for trainings that use all of them).
 The key files below change only when a stage's parameters, sources or inputs do, so their dates decide what runs.
 """
 

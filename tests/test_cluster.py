@@ -1,5 +1,7 @@
 """Batch systems: the workflow under Snakemake's executors, with stand-ins for the commands that submit jobs."""
 
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -8,9 +10,9 @@ import pytest
 import yaml
 
 from ldmseg_lib.files import read_json
-from tests.test_snakefile import FIRST, QUIETLY, ROOT, SECOND, checkout, environment, snakemake
+from tests.test_snakefile import FIRST, QUIETLY, ROOT, SECOND, checkout, environment, finished, snakemake
 
-__all__ = ["checkout"]
+__all__ = ["checkout", "finished"]
 
 SUBMIT = """#!/bin/sh
 # as a batch system: takes a script, runs it apart from its caller, says a job number
@@ -52,19 +54,41 @@ def test_a_batch_systems_jobs_do_what_a_local_run_does(checkout: Path, submit: P
     assert (run / "tables" / "ours_and_paper.md").exists()
 
 
-def test_the_slurm_profile_asks_for_what_each_stage_needs(checkout: Path) -> None:
-    """Rendered by a dry run: the first stage needs no GPU, a training all of a machine."""
-    profile = ["--profile", str(ROOT / "slurm"), "--dry-run"]
-    done = snakemake(checkout, *profile, "--config", f"run_dir={checkout / 'slurm'}", "gpus=8")
-    assert done.returncode == 0, done.stderr
-    text = done.stdout + done.stderr
-    resources = {}
-    for name in (FIRST, SECOND):
-        block = text.partition(f": {name}\n")[2].partition("\n\n")[0]
-        (line,) = [line for line in block.splitlines() if "resources:" in line]
-        resources[name] = dict(part.strip().partition("=")[::2] for part in line.partition("resources:")[2].split(","))
-    assert resources[FIRST].get("gpu", "0") == "0" and resources[SECOND]["gpu"] == "8"
-    assert resources[SECOND]["mem_mb"] == "64000" and int(resources[SECOND]["runtime"]) >= 1440
+SLURM = """#!/bin/sh
+# as Slurm's commands, for a cluster where every job is lost
+case "$(basename "$0")" in
+    sbatch) echo "$@" | tr '\\n' ' ' >> "$(dirname "$0")/submitted"; echo >> "$(dirname "$0")/submitted"; echo 17;;
+    sacct) echo "17|FAILED";;
+    sacctmgr) echo us;;
+    sinfo) echo a100;;
+esac
+"""
+
+
+def test_the_slurm_profile_asks_for_what_each_stage_needs(
+    checkout: Path, finished: subprocess.CompletedProcess, tmp_path: Path
+) -> None:
+    """As it submits them: the first stage needs no GPU, a training all of a machine."""
+    for name in ("sbatch", "sacct", "sacctmgr", "sinfo", "squeue", "scontrol", "scancel"):
+        (tmp_path / name).write_text(SLURM)
+        (tmp_path / name).chmod(0o755)
+    profile = (ROOT / "slurm" / "config.yaml").read_text()
+    for setting, value in {"slurm_account": "us", "slurm_partition": "a100"}.items():
+        assert f"# {setting}: NAME" in profile
+        profile = profile.replace(f"# {setting}: NAME", f"{setting}: {value}")
+    (tmp_path / "config.yaml").write_text(profile)
+    arguments = ["--profile", str(tmp_path), "--retries", "0", "--slurm-init-seconds-before-status-checks", "1"]
+    shutil.copytree(checkout / "runs" / "demo", tmp_path / "run")
+    for config in (f"run_dir={tmp_path / 'new'}", "overrides=autoencoder.num_points=7"):
+        path = f"{tmp_path}:{os.environ['PATH']}"
+        done = snakemake(checkout, *arguments, "--config", f"run_dir={tmp_path / 'run'}", "gpus=8", config, PATH=path)
+        assert "status is: 'FAILED'" in done.stderr, done.stderr
+    first, second = (line.partition("--wrap")[0] for line in (tmp_path / "submitted").read_text().splitlines())
+    assert FIRST in first and SECOND in second
+    for asked in (first, second):
+        for part in ("-A us", "-p a100", "-t 2880", "--mem 64000", "--requeue", "--signal=TERM@300"):
+            assert part in asked
+    assert "--gpus" not in first and "--gpus=8" in second and "--cpus-per-gpu=8" in second
 
 
 def test_the_slurm_profile_retries_what_was_preempted() -> None:

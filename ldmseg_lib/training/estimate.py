@@ -96,12 +96,9 @@ def work_of(profile: Profile) -> Iterator[Callable[[], Work]]:
             probability = changed.diffusion.self_condition_probability
             alike.setdefault(f"{variant.encoder} {variant.other_latents} {probability}", []).append(changed)
         for same in alike.values():
-            yield lambda same=same: diffusion(
-                "07_components",
-                list(same[0].diffusion.tasks),
-                same[0].diffusion.training,
-                of=same[0],
-                times=len(same),
+            one = same[0]
+            yield functools.partial(
+                diffusion, "07_components", list(one.diffusion.tasks), one.diffusion.training, of=one, times=len(same)
             )
 
     def sampling(stage: str, tasks: list[str], images: int | None, steps: int, *, times: int = 1) -> Work:
@@ -132,9 +129,8 @@ def work_of(profile: Profile) -> Iterator[Callable[[], Work]]:
     yield lambda: autoencoder("02_autoencoder", profile.autoencoder.training)
     for encoding in (*TABLE_S1, *profile.encodings.palettes):
         changed = encoding_profile(profile, encoding)
-        yield lambda changed=changed: autoencoder(
-            "03_encodings", changed.encodings.training, of=changed, times=len(changed.encodings.seeds)
-        )
+        encodings = changed.encodings
+        yield functools.partial(autoencoder, "03_encodings", encodings.training, of=changed, times=len(encodings.seeds))
     yield lambda: diffusion("04_diffusion", tasks, settings.training)
     yield lambda: sampling("05_panoptic_evaluation", tasks, evaluation.num_images, evaluation.num_inference_steps)
     steps = sum(profile.denoising_steps.counts)

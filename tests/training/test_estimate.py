@@ -73,7 +73,8 @@ def test_the_paper_profile_is_complete_and_costs_what_the_method_says():
         step = networks.step(1, precision="fp16", self_condition=True).flops
         encoders = networks.around(1, precision="fp16").flops
     assert forward / 1e12 == pytest.approx(0.7, abs=0.12)
-    assert (step - encoders) / forward == pytest.approx(5, abs=0.3)
+    # forward without and with gradients, twice that backward, and the blocks, which are most of it, forward once more
+    assert 4.5 < (step - encoders) / forward <= 5
 
 
 @pytest.mark.slow
