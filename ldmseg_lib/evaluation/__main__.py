@@ -7,6 +7,7 @@ prints PQ, SQ and RQ in percent and the number N of categories that occur. Exit 
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,9 +33,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         evaluation, notes = _evaluate(options)
         report = _report(evaluation, notes, options)
-        _print(report, options)
+        try:
+            _print(report, options)
+            sys.stdout.flush()
+        except OSError as error:
+            # a full disk, or a reader such as `head` that has gone; what is left in the buffer must not fail at exit
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            unprinted = f"standard output: cannot be written ({error.strerror or error})"
+        else:
+            unprinted = None
         if options.json:
             _write(options.json, report)
+        if unprinted:
+            raise InputError(unprinted)
     except InputError as error:
         return _fail(str(error))
     except KeyboardInterrupt:

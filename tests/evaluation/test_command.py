@@ -1,6 +1,7 @@
 """The command `python -m ldmseg_lib.evaluation`: its numbers and options."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -123,6 +124,17 @@ def test_starts_without_torch_and_exits_with_two(files):
         [sys.executable, "-m", "ldmseg_lib.evaluation", *paths], capture_output=True, text=True, timeout=60
     )
     assert bad.returncode == 2 and bad.stderr.count("\n") == 1
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")
+def test_a_full_disk_under_the_printed_table_is_one_line_and_the_json_is_written(files):
+    paths = ["--ground-truth", str(files.root / "truth.json"), "--predictions", str(files.root / "predictions.json")]
+    command = [sys.executable, "-m", "ldmseg_lib.evaluation", *paths, "--json", str(files.root / "out.json")]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert "standard output: cannot be written (No space left on device)" in done.stderr
+    assert not json.loads((files.root / "out.json").read_text())["partial"]
 
 
 def test_real_folders_judged_against_themselves_are_perfect(shared_data, capsys, tmp_path):
