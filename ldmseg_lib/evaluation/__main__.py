@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         evaluation, notes = _evaluate(options)
-        report = _report(evaluation, notes, options)
+        report, unprinted = _report(evaluation, notes, options), ""
         try:
             _print(report, options)
             sys.stdout.flush()
@@ -40,8 +40,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             # a full disk, or a reader such as `head` that has gone; what is left in the buffer must not fail at exit
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             unprinted = f"standard output: cannot be written ({error.strerror or error})"
-        else:
-            unprinted = None
         if options.json:
             _write(options.json, report)
         if unprinted:
