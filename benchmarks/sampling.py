@@ -1,24 +1,25 @@
 """Seconds from image to ids: this library's sampling beside a plain diffusers loop over the same network.
 
     python benchmarks/sampling.py --pipeline runs/demo/04_diffusion/pipeline --data runs/demo/01_dataset/data
-    python benchmarks/sampling.py --size paper --device cuda --precision bf16 --steps 50 --batch 1
+    python benchmarks/sampling.py --size paper --device cuda --speed-up --steps 50 --batch 1 --tasks instance
 
 The plain loop is what diffusers' documentation shows: one task after the other, the image encoded for each, diffusers'
 own DDIMScheduler and attention, fp32. Ours encodes the image once, has both tasks in one batch, and the attention to
-the one task token folded to its value. Both start from the same noise. Rounds alternate, medians are reported, with the
-share of pixels that agree (up to renumbering) and the floor that the counted FLOPs of the network and the device's
-measured rate of matrix products set. With --size the weights are random: times alone, no quality.
+the one task token folded to its value; with --speed-up also what `LDMSegPipeline.speed_up` does (16 bits, channels
+last, compiled into CUDA graphs). Both start from the same noise. Rounds alternate, medians are reported, with the share
+of pixels that agree (up to renumbering) and the floor that the counted FLOPs of the network and the device's measured
+rate of matrix products set. With --size the weights are random: times alone, no quality.
 
 Writes benchmarks/results/sampling_<device>.json.
 """
 
 import argparse
+import copy
 import os
 import statistics
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -28,7 +29,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from tqdm.auto import tqdm
 
 from ldmseg_lib.data.panoptic import PanopticDataset
-from ldmseg_lib.evaluation.timing import autocast
+from ldmseg_lib.evaluation.timing import Precision, autocast
 from ldmseg_lib.files import write_json
 from ldmseg_lib.full_size import random_pipeline
 from ldmseg_lib.machine import device_name, package_versions, peak_memory
@@ -38,8 +39,6 @@ from ldmseg_lib.randomness import torch_generator
 from ldmseg_lib.sampling import branch, initial_noise
 from ldmseg_lib.schedulers import SCHEDULE
 from ldmseg_lib.segment_colors import matched_ids
-
-TASKS = ("instance", "semantic")
 
 
 def synchronise(device: torch.device) -> None:
@@ -62,12 +61,16 @@ class Clock:
 
 
 def plain(
-    pipeline: LDMSegPipeline, images: Sequence[np.ndarray], generators: Sequence[torch.Generator], steps: int
+    pipeline: LDMSegPipeline,
+    images: Sequence[np.ndarray],
+    generators: Sequence[torch.Generator],
+    steps: int,
+    tasks: Sequence[str],
 ) -> tuple[list[np.ndarray], dict[str, float]]:
     """Instance ids of each image, and seconds by part, with diffusers' parts as they come."""
     clock, latents = Clock(pipeline.device), {}
     denoiser = pipeline.denoiser
-    for task in TASKS:
+    for task in tasks:
         features = pipeline.encode_image(images)
         clock.lap("encode")
         scheduler = DDIMScheduler(
@@ -101,40 +104,40 @@ def ours(
     images: Sequence[np.ndarray],
     generators: Sequence[torch.Generator],
     steps: int,
-    precision: str,
+    tasks: Sequence[str],
+    precision: Precision,
 ) -> tuple[list[np.ndarray], dict[str, float]]:
     """The same by the pipeline's own parts."""
     clock = Clock(pipeline.device)
     with autocast(pipeline.device, precision):
         features = pipeline.encode_image(images)
         clock.lap("encode")
-        latents = pipeline.predict(features, num_inference_steps=steps, tasks=TASKS, generators=generators)
+        latents = pipeline.predict(features, num_inference_steps=steps, tasks=tasks, generators=generators)
         clock.lap("denoise")
     output = pipeline.decode(latents, features.sizes)
     clock.lap("decode and post-process")
     return output.instance_ids, clock.parts
 
 
-def with_attention(pipeline: LDMSegPipeline, processors: Any) -> None:
-    pipeline.denoiser.unet.set_attn_processor(processors)
-
-
-def floor(pipeline: LDMSegPipeline, images: Sequence[np.ndarray], steps: int) -> dict[str, float]:
-    """Counted FLOPs of all denoising steps, the device's rate of fp32 matrix products, and the seconds they imply."""
-    features = pipeline.encode_image(images).latents.repeat(len(TASKS), 1, 1, 1)
+def floor(
+    pipeline: LDMSegPipeline, images: Sequence[np.ndarray], steps: int, tasks: Sequence[str], dtype: torch.dtype
+) -> dict[str, float]:
+    """Counted FLOPs of all denoising steps, the device's rate of matrix products, and the seconds they imply."""
+    features = pipeline.encode_image(images).latents.repeat(len(tasks), 1, 1, 1)
     z = torch.zeros(len(features), pipeline.denoiser.config.latent_channels, *features.shape[-2:]).to(pipeline.device)
     t = torch.full((len(z),), 500, device=pipeline.device)
-    tasks = pipeline.denoiser.task_ids(TASKS).repeat_interleave(len(images))
+    numbers = pipeline.denoiser.task_ids(tasks).repeat_interleave(len(images))
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        pipeline.denoiser(z, features, z, t, tasks)
-    a = torch.randn(2048, 2048, device=pipeline.device)
+        pipeline.denoiser(z, features, z, t, numbers)
+    side = 2048 if pipeline.device.type == "cpu" else 8192
+    a = torch.randn(side, side, device=pipeline.device, dtype=dtype)
     rates = []
     for _ in range(5):
         synchronise(pipeline.device)
         began = time.perf_counter()
         a @ a
         synchronise(pipeline.device)
-        rates.append(2 * 2048**3 / (time.perf_counter() - began))
+        rates.append(2 * side**3 / (time.perf_counter() - began))
     flops = counter.get_total_flops() * steps
     return {"gflop": flops / 1e9, "gflop_per_second": max(rates) / 1e9, "seconds": flops / max(rates)}
 
@@ -153,6 +156,8 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="COCO-panoptic folder to take images from; else noise")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--precision", choices=["fp32", "fp16", "bf16"], default="fp32", help="of ours")
+    parser.add_argument("--speed-up", action="store_true", help="ours by LDMSegPipeline.speed_up, in bf16 and compiled")
+    parser.add_argument("--tasks", nargs="+", default=["instance", "semantic"])
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=5)
@@ -170,18 +175,19 @@ def main() -> None:
         images = [dataset.ground_truth(index).image for index in range(options.batch)]
     else:
         images = list(np.random.default_rng(0).integers(0, 256, (options.batch, side, side, 3), dtype=np.uint8))
-    folded = dict(pipeline.denoiser.unet.attn_processors)
+    mine = copy.deepcopy(pipeline)
+    if options.speed_up:
+        mine.speed_up()
+    pipeline.denoiser.unet.set_attn_processor(AttnProcessor2_0())
     seconds: dict[str, list[dict[str, float]]] = {"plain": [], "ours": []}
     results: dict[str, list[np.ndarray]] = {}
     for round_ in tqdm(range(options.rounds + 1), desc="rounds"):
         generators = [torch_generator(0, "sampling", number) for number in range(options.batch)]
-        with_attention(pipeline, AttnProcessor2_0())
-        results["plain"], theirs = plain(pipeline, images, generators, options.steps)
-        with_attention(pipeline, dict(folded))
-        results["ours"], mine = ours(pipeline, images, generators, options.steps, options.precision)
+        results["plain"], plainly = plain(pipeline, images, generators, options.steps, options.tasks)
+        results["ours"], quickly = ours(mine, images, generators, options.steps, options.tasks, options.precision)
         if round_:
-            seconds["plain"].append(theirs)
-            seconds["ours"].append(mine)
+            seconds["plain"].append(plainly)
+            seconds["ours"].append(quickly)
 
     parts = {
         name: {part: statistics.median(run[part] for run in runs) / options.batch for part in runs[0]}
@@ -191,6 +197,9 @@ def main() -> None:
         name: statistics.median(sum(run.values()) for run in runs) / options.batch for name, runs in seconds.items()
     }
     device = torch.device(options.device)
+    low = torch.bfloat16 if options.speed_up or options.precision == "bf16" else torch.float32
+    dtype = torch.float16 if options.precision == "fp16" else low
+    bound = floor(pipeline, images, options.steps, options.tasks, dtype)
     record = {
         "device": device_name() if device.type == "cuda" else f"{device_name()}, {torch.get_num_threads()} threads",
         "load before": load,
@@ -198,15 +207,15 @@ def main() -> None:
         "image_size": side,
         "steps": options.steps,
         "batch": options.batch,
-        "tasks": list(TASKS),
-        "precision": {"plain": "fp32", "ours": options.precision},
+        "tasks": options.tasks,
+        "precision": {"plain": "fp32", "ours": "bf16 weights" if options.speed_up else options.precision},
+        "compiled": options.speed_up,
         "rounds": options.rounds,
         "seconds an image": {name: {**parts[name], "total": totals[name]} for name in parts},
         "times as fast": totals["plain"] / totals["ours"],
         "pixels that agree": agreement(results["ours"], results["plain"]),
         "floor of the denoising steps, an image": {
-            key: value / (1 if key == "gflop_per_second" else options.batch)
-            for key, value in floor(pipeline, images, options.steps).items()
+            key: value / (1 if key == "gflop_per_second" else options.batch) for key, value in bound.items()
         },
         "versions": package_versions(),
         **peak_memory(),

@@ -126,6 +126,23 @@ class LDMSegPipeline(DiffusionPipeline):
         complete_card(working_dir, self)
         return super()._upload_folder(working_dir, *arguments, **settings)
 
+    def speed_up(self, *, dtype: torch.dtype = torch.bfloat16, **compiling: Any) -> "LDMSegPipeline":
+        """Make the denoising steps fast on a GPU, in place: weights in 16 bits, channels last, CUDA graphs.
+
+        Latents, estimates of z_0 and noise levels stay in float32. The first call of each batch size compiles, which
+        takes minutes at full size; a pipeline to be saved is better left as it was trained.
+
+        Args:
+            dtype: of the denoiser's weights.
+            compiling: settings of `torch.compile` in place of its "reduce-overhead" mode without dynamic shapes.
+
+        Returns:
+            The pipeline itself.
+        """
+        self.denoiser.to(dtype=dtype, memory_format=torch.channels_last)
+        self.denoiser.compile(**(compiling or {"mode": "reduce-overhead", "dynamic": False}), fullgraph=True)
+        return self
+
     @property
     def num_ids(self) -> int:
         """Ids 0..num_ids-1 of an id map, 0 being void."""

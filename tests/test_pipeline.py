@@ -1,5 +1,6 @@
 """The pipeline: any image in, maps of its own size out, and nothing else of the call changes them."""
 
+import copy
 import json
 import shutil
 
@@ -227,6 +228,18 @@ def test_estimates_end_with_the_answer(smoke_pipeline):
     )
     assert [step for step, _ in estimates] == [0, 1, 2, 3]
     assert all(torch.equal(latents[task], estimates[-1][1][task]) for task in ("instance", "semantic"))
+
+
+def test_speeding_up_compiles_one_graph_of_16_bits_and_keeps_the_latents_in_32(smoke_pipeline):
+    """Traced without a graph break; the code generation itself is torch's."""
+    quick = copy.deepcopy(smoke_pipeline).speed_up(backend="eager")
+    assert {p.dtype for p in quick.denoiser.parameters()} == {torch.bfloat16}
+    settings = {"num_inference_steps": 3, "tasks": ["instance"]}
+    features = smoke_pipeline.encode_image(pictures())
+    plain = smoke_pipeline.predict(features, generators=streams(), **settings)["instance"]
+    quickly = quick.predict(features, generators=streams(), **settings)["instance"]
+    assert quickly.dtype == torch.float32
+    assert 0 < (quickly - plain).abs().max() and (quickly - plain).pow(2).mean() < 0.01 * plain.pow(2).mean()
 
 
 def test_what_was_saved_is_loaded(smoke_pipeline, tmp_path):

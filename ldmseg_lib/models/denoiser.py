@@ -117,8 +117,11 @@ class Denoiser(SafetensorsModel):
             self_condition: an earlier estimate of z_0, or zeros.
             timesteps: 0..999.
             task_ids: numbers from `task_ids`.
+
+        Returns:
+            In the weights' type, whatever the type of the latents.
         """
-        x = torch.cat([noisy, image_latents, self_condition], dim=1)
+        x = torch.cat([noisy, image_latents, self_condition], dim=1).to(self.task_tokens.weight.dtype)
         return self.unet(x, timesteps, encoder_hidden_states=self.task_tokens(task_ids)[:, None]).sample
 
 
