@@ -133,6 +133,8 @@ def test_a_training_that_fails_says_why(stage, monkeypatch, tmp_path):
 
 def test_stopping_the_cell_asks_the_training_to_stop_and_waits(stage, monkeypatch, tmp_path):
     as_worker(monkeypatch, tmp_path, wait=30)
+    # a shell starts what it runs in the background with interrupts ignored; a notebook's kernel takes them
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     started = time.monotonic()
     main = threading.main_thread().ident
 
@@ -143,8 +145,11 @@ def test_stopping_the_cell_asks_the_training_to_stop_and_waits(stage, monkeypatc
         signal.pthread_kill(main, signal.SIGINT)
 
     threading.Thread(target=interrupt).start()
-    with pytest.raises(KeyboardInterrupt):
-        train_on_all_devices(stage, "autoencoder", devices=2)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            train_on_all_devices(stage, "autoencoder", devices=2)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert time.monotonic() - started < 25
 
 
