@@ -33,7 +33,7 @@ from .checkpoint import (
 )
 from .epoch_stream import EpochStream
 from .metrics_file import MetricsFile
-from .preemption import EXIT_RESUMABLE, StopRequest, outlive_stop_request
+from .preemption import EXIT_RESUMABLE, StopRequest, batches_of
 from .processes import of_all_processes, of_process, start_accelerator, summed_totals, window_means
 from .sharding import ShardedObjective, laid_out_as, whole
 
@@ -177,8 +177,6 @@ def train(
     # an own generator: the loader would otherwise draw from the global one
     own_stream = torch_generator(seed, "loader")
     loader = DataLoader(dataset, batch_sampler=stream, collate_fn=collate, num_workers=workers, generator=own_stream)
-    loader.worker_init_fn = outlive_stop_request
-    batches = iter(loader)
     accumulation = settings.batch_size // (micro * processes)
     main = accelerator.is_main_process
     metrics = MetricsFile(folder / "metrics.jsonl", start=start) if main else None
@@ -203,6 +201,7 @@ def train(
     before = seconds
     with (
         StopRequest() as stop,
+        batches_of(loader) as batches,
         tqdm(total=settings.steps, initial=start, desc=title, unit="step", disable=not main, mininterval=1.0) as bar,
     ):
         for step in range(start, settings.steps):

@@ -2,6 +2,10 @@
 
 import contextlib
 import signal
+from collections.abc import Iterator
+from typing import Any
+
+from torch.utils.data import DataLoader
 
 # The exit code of a run that was asked to stop and can go on: EX_TEMPFAIL, which batch systems take as "retry".
 EXIT_RESUMABLE = 75
@@ -24,6 +28,22 @@ class StopRequest:
             signal.signal(signal.SIGTERM, self.before)
 
 
-def outlive_stop_request(_worker: int) -> None:
-    """For loader processes: batch systems signal them too, and the last steps need them. They end with their parent."""
+@contextlib.contextmanager
+def batches_of(loader: DataLoader) -> Iterator[Iterator[Any]]:
+    """The loader's batches, from processes that outlive a SIGTERM: batch systems signal them too, and the last steps
+    need them. They end with the block.
+
+    Left to themselves they would be joined at the exit of this process, which first asks them by a SIGTERM.
+    """
+    loader.worker_init_fn = _ignore_stop_request
+    batches = iter(loader)
+    try:
+        yield batches
+    finally:
+        # torch ends them when the iterator is collected, for which an exception's frames can keep one waiting
+        if loader.num_workers:
+            batches._shutdown_workers()  # type: ignore[attr-defined]
+
+
+def _ignore_stop_request(_worker: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -278,6 +278,7 @@ def test_loader_processes_outlive_the_signal_to_stop(unbroken, tmp_path):
     with pytest.raises(SystemExit) as left:
         run(tmp_path, on_log=preempt, workers=1)
     assert left.value.code == EXIT_RESUMABLE
+    assert set(psutil.Process().children()) <= others, "they would be waited for, for ever, when this process ends"
     assert same(weights(run(tmp_path)[0]), unbroken[1])
 
 
