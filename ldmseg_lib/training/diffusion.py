@@ -130,7 +130,7 @@ def draw_timestep(power: float, generator: torch.Generator) -> int:
     """A timestep in 0..999: uniform for `power` 1, else t = 1000 (1 - (1 - u)^power), noisier for larger powers.
 
     A task whose answer the image alone decides, such as the semantic one, learns from noisy timesteps: at clear ones
-    z_t gives the answer away. Outlines are learned at clear ones.
+    z_t gives the answer away.
     """
     if power == 1:
         return int(torch.randint(1000, (), generator=generator))
