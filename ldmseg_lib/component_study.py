@@ -46,8 +46,12 @@ FETCHED = {"image_autoencoder": "AutoencoderKL {}", "vit": "Dinov2Model {}"}
 
 # whose sources decide whether finished work still stands
 _MODULES = (
-    *("training.image_autoencoder", "training.self_distillation", "training.autoencoder", "training.diffusion"),
-    *("evaluation.size_scores", "evaluation.inpainting"),
+    "training.image_autoencoder",
+    "training.self_distillation",
+    "training.autoencoder",
+    "training.diffusion",
+    "evaluation.size_scores",
+    "evaluation.inpainting",
 )
 
 

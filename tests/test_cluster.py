@@ -79,9 +79,13 @@ def test_the_slurm_profile_asks_for_what_each_stage_needs(
     (tmp_path / "config.yaml").write_text(profile)
     arguments = ["--profile", str(tmp_path), "--retries", "0", "--slurm-init-seconds-before-status-checks", "1"]
     shutil.copytree(checkout / "runs" / "demo", tmp_path / "run")
-    for config in (f"run_dir={tmp_path / 'new'}", "overrides=autoencoder.num_points=7"):
-        path = f"{tmp_path}:{os.environ['PATH']}"
-        done = snakemake(checkout, *arguments, "--config", f"run_dir={tmp_path / 'run'}", "gpus=8", config, PATH=path)
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    # a new run begins with the first stage; one with another autoencoder begins with the second
+    for settings in (
+        [f"run_dir={tmp_path / 'new'}"],
+        [f"run_dir={tmp_path / 'run'}", "overrides=autoencoder.num_points=7"],
+    ):
+        done = snakemake(checkout, *arguments, "--config", "gpus=8", *settings, PATH=path)
         assert "status is: 'FAILED'" in done.stderr, done.stderr
     first, second = (line.partition("--wrap")[0] for line in (tmp_path / "submitted").read_text().splitlines())
     assert FIRST in first and SECOND in second

@@ -91,7 +91,7 @@ def test_finished_studies_are_loaded_and_not_computed_again(run, smoke_overrides
         stage.finish()
 
 
-@pytest.mark.parametrize("change", ["encodings.num_points=32", "encodings.training.steps=2"])
+@pytest.mark.parametrize("change", ["encodings.num_points=32", "encodings.training.steps=2", "encodings.threshold=0.4"])
 def test_what_changes_the_study_of_encodings_changes_its_key_and_not_the_diffusion_model_s(change):
     from ldmseg_lib.stages import stage_key
 

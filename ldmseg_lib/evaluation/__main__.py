@@ -32,18 +32,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         evaluation, notes = _evaluate(options)
-        report, unprinted = _report(evaluation, notes, options), ""
+        report = _report(evaluation, notes, options)
         try:
             _print(report, options)
-            sys.stdout.flush()
-        except OSError as error:
-            # a full disk, or a reader such as `head` that has gone; what is left in the buffer must not fail at exit
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            unprinted = f"standard output: cannot be written ({error.strerror or error})"
-        if options.json:
-            _write(options.json, report)
-        if unprinted:
-            raise InputError(unprinted)
+        finally:
+            if options.json:
+                _write(options.json, report)
     except InputError as error:
         return _fail(str(error))
     except KeyboardInterrupt:
@@ -138,6 +132,17 @@ def _report(evaluation: "Evaluation", notes: list[str], options: argparse.Namesp
 
 
 def _print(report: dict[str, Any], options: argparse.Namespace) -> None:
+    try:
+        _print_tables(report, options)
+        sys.stdout.flush()
+    except OSError as error:
+        # a full disk, or a reader such as `head` that has gone; what is left in the buffer must not fail at exit
+        with open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())
+        raise InputError(f"standard output: cannot be written ({error.strerror or error})") from None
+
+
+def _print_tables(report: dict[str, Any], options: argparse.Namespace) -> None:
     of_all = f"{report['images']:,} of {report['images_total']:,} images"
     if report["partial"]:
         print(f"PARTIAL: {of_all}, up to the first fault; this is not the result of the whole set")

@@ -117,12 +117,14 @@ def test_a_notebook_starts_one_process_a_device_with_its_own_settings(stage, mon
 def test_with_one_device_the_notebook_trains_itself(stage, devices, monkeypatch):
     monkeypatch.setattr(launch, "subprocess", None)
     train_on_all_devices(stage, "autoencoder", devices=devices)
+    assert not [*stage.folder.rglob("training.log")]
 
 
 def test_a_finished_stage_starts_nothing(stage, monkeypatch):
     monkeypatch.setattr(launch, "subprocess", None)
     stage.result = {"metrics": {}}
     train_on_all_devices(stage, "autoencoder", devices=2)
+    assert not [*stage.folder.rglob("training.log")]
 
 
 def test_a_training_that_fails_says_why(stage, monkeypatch, tmp_path):

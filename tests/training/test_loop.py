@@ -282,6 +282,15 @@ def test_loader_processes_outlive_the_signal_to_stop(unbroken, tmp_path):
     assert same(weights(run(tmp_path)[0]), unbroken[1])
 
 
+def test_a_precision_that_the_device_lacks_is_named(tmp_path, monkeypatch):
+    def refuse(**_):
+        raise ValueError("bf16 mixed precision requires a supported device.")
+
+    monkeypatch.setattr("ldmseg_lib.training.processes.Accelerator", refuse)
+    with pytest.raises(ProfileError, match=r"training.precision 'bf16' does not work here"):
+        run(tmp_path, precision="bf16")
+
+
 def test_a_loss_scale_changes_nothing_and_is_gone_on_with(tmp_path, monkeypatch):
     """As fp16 has it on GPUs; here in fp32, where scaling by powers of two changes no bit of a gradient."""
     real, unclipped = loop.start_accelerator, {"gradient_clip": 1e9}
