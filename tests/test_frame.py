@@ -26,7 +26,7 @@ def pins() -> dict[str, str]:
 
 def requirements() -> list[str]:
     extras = PROJECT["project"]["optional-dependencies"]
-    return [*PROJECT["project"]["dependencies"], *extras["notebooks"], *extras["test"]]
+    return [*PROJECT["project"]["dependencies"], *(wanted for extra in extras.values() for wanted in extra)]
 
 
 def make(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess:
@@ -50,8 +50,10 @@ def test_every_package_that_gets_installed_is_pinned_to_the_version_under_test()
         requirement = Requirement(text)
         if requirement.marker and not requirement.marker.evaluate({"extra": extra}):
             continue
+        name = canonicalize_name(requirement.name)
+        if name == canonicalize_name(PROJECT["project"]["name"]):
+            continue  # one extra that names another
         for wanted in ("", *requirement.extras):
-            name = canonicalize_name(requirement.name)
             if (name, wanted) in seen:
                 continue
             seen.add((name, wanted))
