@@ -89,7 +89,7 @@ class ComponentStudy:
         self._features: dict[str, FeatureCache | None] = {}
         self._plain = variant_profile(profile, Variant(), encoder="")
         self.val_set = validation_split(self._plain, root, seed=seed, max_images=self.settings.num_images)
-        self.cleaning = Cleaning(profile.evaluation.threshold, profile.evaluation.min_area)
+        self.cleaning = Cleaning(profile.evaluation.threshold, profile.components.min_area)
         self.rows: list[ComponentRow] = component_rows(self.settings)
 
     def _keep(self, name: str, module: str, ingredients: Mapping[str, Any], work: Callable[[Path], Any]) -> KeptWork:

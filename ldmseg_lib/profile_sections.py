@@ -288,6 +288,7 @@ class ComponentsProfile:
     self_condition_probability: float  # of the row with self-conditioning, or without where `diffusion` has it
     num_images: int | None  # judged: the first so many of the validation split; None: all
     num_inference_steps: int  # of Table S3 and of the loss components
+    min_area: int  # pixels at `image_size`
     step_counts: tuple[int, ...]  # at which orders of ids are compared
     inpainting_images: int
     inpainting_steps: int

@@ -87,7 +87,7 @@ STAGES = _registry(
         name="07_components",
         makes="the component analysis",
         inputs=("01_dataset",),
-        sections=("data", "components", "evaluation.threshold", "evaluation.min_area"),
+        sections=("data", "components", "evaluation.threshold"),
     ),
     Stage(
         name="08_multitask",
