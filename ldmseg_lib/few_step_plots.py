@@ -17,7 +17,9 @@ Row = tuple[UInt8[np.ndarray, "height width 3"], IdMap, Sequence[IdMap], IdMap, 
 
 
 def few_step_curves(table: pd.DataFrame) -> Figure:
-    """Class-agnostic PQ and PQ in percent against seconds of an image, teacher and student, points labelled by steps.
+    """Class-agnostic PQ and PQ in percent against seconds of an image, by model and sampler.
+
+    Points of the student and of the teacher's first sampler are labelled by their steps.
 
     Args:
         table: as `few_step_tables.few_steps` makes it.
@@ -26,13 +28,19 @@ def few_step_curves(table: pd.DataFrame) -> Figure:
         figure = Figure(figsize=(7.5, 3.0))
         axes = figure.subplots(1, 2, sharex=True)
         for ax, name in zip(axes, ("class-agn. PQ", "PQ")):
-            for marker, (model, rows) in zip("os", table.groupby("model", sort=False)):
+            labelled = set()
+            for (model, sampler), rows in table.groupby(["model", "sampler"], sort=False):
                 seconds, heights = rows["time [s]"].astype(float), rows[name].astype(float)
-                ax.plot(seconds, heights, marker=marker, markersize=4, label=str(model))
+                student = model == "student"
+                style = {"marker": "s", "linewidth": 2} if student else {"marker": "o", "linewidth": 1}
+                ax.plot(seconds, heights, markersize=4, label=f"{model}, {sampler}", **style)
+                if model in labelled:
+                    continue
+                labelled.add(model)
                 for steps, x, y in zip(rows["# iters"], seconds, heights):
                     ax.annotate(str(steps), (x, y), xytext=(2, 3), textcoords="offset points", fontsize=6)
             ax.set(title=name, xscale="log", xlabel="seconds of an image", ylabel="%", ylim=(0, None))
-        axes[0].legend()
+        axes[1].legend(loc="lower right")
     return figure
 
 

@@ -1,7 +1,7 @@
 """The tables of notebook 12: the distilled student beside its teacher, and several samples as evidence.
 
 Its metrics hold `teacher` and `student`: rows as `evaluation.denoising_steps.evaluate_runs` returns them; `timing`: by
-"teacher" and "student", as `evaluation.timing.time_pipeline` does; `agreement`: as
+"teacher" and "student", as `evaluation.timing.time_samplers` does; `agreement`: as
 `evaluation.agreement.AgreementScores.compute` does; `images`, `samples` and `sampled_steps`.
 """
 
@@ -25,11 +25,15 @@ def few_steps(results: Records) -> pd.DataFrame:
     best = _best(metrics)
     rows = []
     for model in ("teacher", "student"):
-        seconds = {row["steps"]: row["total"] for row in metrics["timing"][model]["rows"]}
+        seconds = {
+            (sampler, row["steps"]): row["total"]
+            for sampler, timed in metrics["timing"][model].items()
+            for row in timed["rows"]
+        }
         for row in metrics[model]:
             pq = row["class_agnostic"]["All"]["pq"]
             steps = row["steps"]
-            known = model == "teacher" and steps in paper.index
+            known = model == "teacher" and row["sampler"] == metrics[model][0]["sampler"] and steps in paper.index
             rows.append(
                 {
                     "model": model,
@@ -39,7 +43,7 @@ def few_steps(results: Records) -> pd.DataFrame:
                     "of the teacher's best": percent(pq / best) if pq is not None and best else None,
                     "mIoU": percent(row["miou"]),
                     "PQ": percent(row["panoptic"]["All"]["pq"]),
-                    "time [s]": seconds.get(steps),
+                    "time [s]": seconds.get((row["sampler"], steps)),
                     "paper class-agn. PQ": float(paper["class_agnostic_pq"][steps]) if known else None,
                 }
             )
@@ -52,7 +56,13 @@ def few_steps_findings(results: Records) -> list[str]:
     table = few_steps(results)
     paper = supplement("table_s2").set_index("iters")["class_agnostic_pq"]
     longest = max(row["steps"] for row in record["metrics"]["teacher"])
-    shares = {(row["model"], row["# iters"]): row["of the teacher's best"] for row in table.to_dict("records")}
+    # of each model by its first sampler
+    first = {model: record["metrics"][model][0]["sampler"] for model in ("teacher", "student")}
+    shares = {
+        (row["model"], row["# iters"]): row["of the teacher's best"]
+        for row in table.to_dict("records")
+        if row["sampler"] == first[row["model"]]
+    }
     sentences = []
     for steps, goal in _SHARES.items():
         student, teacher = shares.get(("student", steps)), shares.get(("teacher", steps))
@@ -134,5 +144,6 @@ _KEYS = ("pq", "sq", "rq")
 
 
 def _best(metrics: Mapping[str, Any]) -> float | None:
-    """The teacher's class-agnostic PQ at its largest number of steps."""
-    return max(metrics["teacher"], key=lambda row: row["steps"])["class_agnostic"]["All"]["pq"]
+    """The teacher's class-agnostic PQ at its largest number of steps of its first sampler."""
+    rows = [row for row in metrics["teacher"] if row["sampler"] == metrics["teacher"][0]["sampler"]]
+    return max(rows, key=lambda row: row["steps"])["class_agnostic"]["All"]["pq"]

@@ -120,8 +120,12 @@ def _check_steps(profile: "Profile") -> None:
             raise ProfileError(
                 f"denoising_steps.{name} has {missing[0]}, which is not in denoising_steps.counts; add it"
             )
-    if not settings.samplers:
-        raise ProfileError("denoising_steps.samplers names no sampler; give at least one")
+    for name, samplers in (
+        ("denoising_steps.samplers", settings.samplers),
+        ("consistency.teacher_samplers", profile.consistency.teacher_samplers),
+    ):
+        if not samplers:
+            raise ProfileError(f"{name} names no sampler; give at least one")
 
 
 def _check_denoiser(profile: "Profile") -> None:

@@ -5,6 +5,7 @@ from typing import Literal
 
 # The three of Table S1, and colours of other palettes (`ldmseg_lib.encodings`).
 EncodingName = Literal["bits", "colors", "positional", "colors_cube", "colors_random", "colors_hue", "colors_grey"]
+SamplerName = Literal["ddim", "ddpm", "dpmsolver++", "unipc"]
 
 
 @dataclass(frozen=True)
@@ -198,6 +199,7 @@ class EncodingsProfile:
     palettes: tuple[EncodingName, ...]  # colours beside those of the table
     image_size: int  # pixels
     channels: tuple[int, ...]
+    latent_channels: int
     num_upscalers: int
     num_points: int
     num_images: int | None  # judged: the first so many of the validation split; None: all
@@ -214,7 +216,7 @@ class DenoisingStepsProfile:
     num_images: int  # that every count is judged on: the first so many of the validation split
     frontier_counts: tuple[int, ...]  # of every sampler
     frontier_images: int
-    samplers: tuple[Literal["ddim", "ddpm", "dpmsolver++", "unipc"], ...]
+    samplers: tuple[SamplerName, ...]
     shown_counts: tuple[int, ...]  # of Figure S5, among `counts`
     shown_images: int
     trajectory_steps: int  # one of `counts`, whose estimates are followed from step to step
@@ -233,7 +235,8 @@ class ConsistencyProfile:
     target_decay: float  # of the running mean that the student is compared with
     training: TrainingProfile
     counts: tuple[int, ...]  # denoising steps at which the student is judged
-    teacher_counts: tuple[int, ...]  # and the teacher, by the profile's sampler
+    teacher_counts: tuple[int, ...]  # and the teacher
+    teacher_samplers: tuple[SamplerName, ...]  # by each of these; shares are of the first one's longest sampling
     num_images: int | None  # the first so many of the validation split; None: all
     samples: int  # of one image, for agreement and consensus
     sampled_images: int

@@ -35,25 +35,18 @@ class Run:
     judged: tuple[int, ...]
 
 
-def plan_runs(
-    sampler: str, step_counts: Sequence[int], num_images: int, frontier: Mapping[str, Sequence[int]], more_images: int
-) -> list[Run]:
-    """Each sampling once: what the table and the frontier share is judged on the images of either.
+def plan_runs(*judged: tuple[Mapping[str, Sequence[int]], int]) -> list[Run]:
+    """Each sampling once, also where several tables or figures share it.
 
     Args:
-        sampler: of the table.
-        step_counts: of the table, judged on the first `num_images`.
-        num_images: of the table.
-        frontier: step counts of each sampler, judged on the first `more_images`.
-        more_images: of the frontier.
+        judged: each the numbers of steps by sampler, and how many of the first images are judged at these.
     """
     wanted: dict[tuple[str, int], set[int]] = {}
-    for steps in step_counts:
-        wanted.setdefault((sampler, steps), set()).add(num_images)
-    for name, counts in frontier.items():
-        for steps in counts:
-            wanted.setdefault((name, steps), set()).add(more_images)
-    return [Run(name, steps, tuple(sorted(judged))) for (name, steps), judged in wanted.items()]
+    for counts_of, num_images in judged:
+        for sampler, counts in counts_of.items():
+            for steps in counts:
+                wanted.setdefault((sampler, steps), set()).add(num_images)
+    return [Run(sampler, steps, tuple(sorted(images))) for (sampler, steps), images in wanted.items()]
 
 
 @torch.no_grad()

@@ -34,6 +34,7 @@ def encoding_profile(profile: Profile, encoding: str) -> Profile:
         profile.autoencoder,
         encoding=encoding,  # type: ignore[arg-type]
         channels=settings.channels,
+        latent_channels=settings.latent_channels,
         num_upscalers=settings.num_upscalers,
         num_points=settings.num_points,
         # panoptic maps alone, whose ids are drawn from all 255; nothing is diffused, so the scale does not matter

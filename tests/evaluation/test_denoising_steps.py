@@ -19,7 +19,7 @@ def dataset(smoke_profile, smoke_data):
 
 
 def test_what_table_and_frontier_share_is_sampled_once() -> None:
-    runs = plan_runs("ddim", [1, 2, 5], 24, {"ddim": (2, 3), "unipc": (2,)}, 48)
+    runs = plan_runs(({"ddim": [1, 2, 5]}, 24), ({"ddim": (2, 3), "unipc": (2,)}, 48))
     assert runs == [
         Run("ddim", 1, (24,)),
         Run("ddim", 2, (24, 48)),
