@@ -2,11 +2,11 @@
 
     python benchmarks/overfit_photographs.py ../shared/data/coco_permissive runs/benchmarks/overfit
 
-The `paper` profile's code path (ids as bits, noise prediction, min-SNR weights, self-conditioning, instance and semantic
-tasks, EMA, DDPM sampling, min_area 0) at reduced size: images of 64 px, 32 ids, small networks, nothing pretrained.
-Chosen are the first 16 training images whose segments are all things of at least 1 % of the image, none a crowd, and
-the categories that they show. Only things are labelled in that folder and void forgives, so this proves a path, not a
-quality. An interrupted run goes on.
+The `paper` profile's code path (ids as bits, noise prediction, min-SNR weights, self-conditioning, instance and
+semantic tasks, EMA, DDPM sampling, min_area 0) at reduced size: images of 64 px, 32 ids, small networks, nothing
+pretrained. Chosen are the first 16 training images whose segments are all things of at least 1 % of the image, none a
+crowd, and the categories that they show. Only things are labelled in that folder and void forgives, so this proves a
+path, not a quality. An interrupted run goes on.
 """
 
 import argparse

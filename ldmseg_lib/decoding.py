@@ -143,7 +143,7 @@ def instance_map(
 def class_map(
     logits: Logits, size: tuple[int, int], grid: TileGrid | None, *, num_classes: int
 ) -> Int[Tensor, "height width"]:
-    """Class indices 1..num_classes. Void is no answer: it is no positive in training (method section 2.4)."""
+    """Class indices 1..num_classes. Void is no answer: in training it is no positive of any loss."""
     classes = (part[1 : num_classes + 1] for part in logits)
     if grid is None:
         (whole,) = classes

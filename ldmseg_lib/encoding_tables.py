@@ -75,7 +75,7 @@ def color_palettes_findings(results: Records) -> list[str]:
     text = (
         "The paper supposes that colours depend on the palette and does not try a second one. Here PQ runs from"
         f" {known[worst]:.1f} ({_PALETTES[worst]}) to {known[best]:.1f} ({_PALETTES[best]}), a range of"
-        f" {known[best] - known[worst]:.1f}"
+        f" {round(known[best], 1) - round(known[worst], 1):.1f}"
     )
     deviations = [value["PQ std"] for value in scores.values() if value["PQ std"] is not None]
     if deviations:
@@ -84,7 +84,8 @@ def color_palettes_findings(results: Records) -> list[str]:
     bits = _scores(results, "bits")["PQ"]
     if bits is not None:
         above = [f"{_PALETTES[name]} ({value:.1f})" for name, value in known.items() if value > bits]
-        text += f". Bits have {bits:.1f}; better than that: {', '.join(above) or 'no palette'}"
+        better = f"better than that: {', '.join(above)}" if above else "no palette is better"
+        text += f". Bits have {bits:.1f}; {better}"
     return [text + "."]
 
 

@@ -78,6 +78,29 @@ def few_steps_findings(results: Records) -> list[str]:
     return [" ".join(sentences), scope(record["profile"], record["metrics"]["images"])]
 
 
+def few_step_trials(found: Mapping[str, Any]) -> pd.DataFrame:
+    """Class-agnostic PQ in percent of students that were distilled in other ways, by denoising steps.
+
+    Args:
+        found: what `benchmarks/few_step_trials.py` writes.
+    """
+    counts = sorted({int(steps) for trial in found["trials"].values() for steps in trial["scores"]})
+    return pd.DataFrame(
+        [
+            {
+                "trial": name,
+                "training steps": trial["steps"],
+                "minutes": trial["seconds"] / 60,
+                **{
+                    f"{count} step{'s' * (count > 1)}": trial["scores"].get(str(count), {}).get("class-agn. PQ")
+                    for count in counts
+                },
+            }
+            for name, trial in found["trials"].items()
+        ]
+    )
+
+
 def sample_consensus(results: Records) -> pd.DataFrame:
     """Single samples, the sample that the others agree with most, and the vote of all, in percent."""
     metrics = results[STAGE]["metrics"]

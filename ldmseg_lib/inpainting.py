@@ -1,4 +1,4 @@
-"""Mask inpainting: a part of a segmentation is known, the rest is denoised around it (method section 5.3).
+"""Mask inpainting: a part of a segmentation is known, the rest is denoised around it.
 
 Nothing is trained for it. At every denoising step the known latents are put back at that step's noise level, and only
 the others come from the model. What is hidden is void in pixel space, before the autoencoder sees it, and a latent cell

@@ -1,4 +1,4 @@
-"""Losses of the mask autoencoder at sampled points (method section 2.4), and the weighted loss of the diffusion model.
+"""Losses of the mask autoencoder at sampled points (paper, section 3.1), and the weighted loss of the diffusion model.
 
 Points are drawn as in PointRend: three times as many uniform candidates as points, of which the most uncertain become
 three quarters of the points; the last quarter is fresh and uniform. Coordinates are (x, y) in [0, 1] over the image.

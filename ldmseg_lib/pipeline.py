@@ -369,7 +369,7 @@ class LDMSegPipeline(DiffusionPipeline):
         callback: Callable[[int, int], None] | None = None,
         segments: Sequence[Mapping[str, Any]] | None = None,
     ) -> PanopticOutput:
-        """Complete a partly known segmentation (method section 5.3); known pixels keep their ids exactly.
+        """Complete a partly known segmentation (see `inpainting`); known pixels keep their ids exactly.
 
         Hidden pixels take known ids (a segment grows) or the lowest unused ids (a segment appears).
 

@@ -216,11 +216,11 @@ class LossPlot:
     Args:
         history: metrics.jsonl of a training that goes on, so that its earlier steps are drawn as well.
         values: which of the logged values to draw.
-        every: least seconds between two drawings.
+        every: least seconds between two drawings, each of which takes a fraction of a second from the training.
     """
 
     def __init__(
-        self, history: str | Path | None = None, *, values: Sequence[str] = ("loss",), every: float = 5.0
+        self, history: str | Path | None = None, *, values: Sequence[str] = ("loss",), every: float = 15.0
     ) -> None:
         self.values, self.every = tuple(values), every
         self._lines = read_metrics(history) if history is not None and Path(history).exists() else []

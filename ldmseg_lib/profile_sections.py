@@ -49,7 +49,7 @@ class TrainingProfile:
 
 @dataclass(frozen=True)
 class AutoencoderProfile:
-    """The shallow mask autoencoder (method section 2)."""
+    """The shallow mask autoencoder (paper, section 3.1)."""
 
     encoding: EncodingName
     channels: tuple[int, ...]  # encoder widths; each after the first halves the resolution
@@ -90,7 +90,7 @@ class ImageEncoderProfile:
 
 @dataclass(frozen=True)
 class DiffusionProfile:
-    """The latent diffusion model's objective (method section 3)."""
+    """The latent diffusion model's objective."""
 
     tasks: dict[str, float]  # task name to its share of the training samples
     prediction_type: Literal["epsilon", "sample", "v_prediction"]

@@ -54,7 +54,7 @@ def read_prompt(
     segments: Sequence[Mapping[str, Any]] = (),
     class_index: Mapping[int, int] | None = None,
 ) -> Prompt:
-    """The known part of `ids` in the model's own ids, which are drawn at random as in training (method section 1.2).
+    """The known part of `ids` in the model's own ids, which are drawn at random as in training.
 
     They are drawn in the order in which the known segments first appear, so that other names of the same segments give
     the same result under these names.

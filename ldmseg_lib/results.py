@@ -23,6 +23,22 @@ from .tables import TABLES, Table
 # Whose budget a caption tells, and the section of the profile that says it.
 _TRAININGS = {"02_autoencoder": "autoencoder", "03_encodings": "encodings", "04_diffusion": "diffusion"}
 _MARK = re.compile(r"(<!-- generated: demo -->\n)(.*?)(<!-- end -->)", flags=re.DOTALL)
+_CAPTIONS = {
+    "figure_s1": "Figure S1. Instance, semantic and depth from one model",
+    "figure_s2": "Figure S2. Held-out scenes: panoptic maps with their classes",
+    "figure_s3": "Figure S3. Held-out scenes: the arg max, and after threshold and area",
+    "figure_s4": "Figure S4. Further held-out scenes",
+    "figure_s5": "Figure S5. The same noise with more and more denoising steps",
+    "figure_inpainting": "Mask inpainting: class-agnostic PQ against the share of the mask that is hidden",
+    "figure_inpainting_examples": "Mask inpainting: what was given, two candidates, and the nearest known label",
+    "figure_sampler_frontier": "Quality against seconds by sampler; numbers are denoising steps",
+    "figure_mask2former_differences": "Where LDMSeg and Mask2Former differ most",
+    "figure_few_steps": "The distilled student beside its teacher, against seconds; numbers are denoising steps",
+    "figure_agreement": "Several samples of one image, their consensus, and where they agree",
+    "figure_agreement_levels": "Pixels by the number of samples that agree, and how many of them are right",
+    "figure_mask_editor": "The mask editor, as a batch run shows it",
+}
+"""Of the figures in README, by file name; another figure is called by that."""
 
 
 def load_results(run_dir: str | Path) -> dict[str, dict[str, Any]]:
@@ -256,8 +272,8 @@ def readme_block(results: Records, figures: Path) -> str:
             parts += _findings(table, results)
     parts.append(provenance(results))
     for figure in sorted(figures.glob("figure_*.png")):
-        title = re.sub(r"^figure_(s?\d+)", lambda m: f"Figure {m[1].upper()}", figure.stem).replace("_", " ")
-        parts.append(f"![{title}]({figure.relative_to(paths.ROOT).as_posix()})")
+        title = _CAPTIONS.get(figure.stem, figure.stem.removeprefix("figure_").replace("_", " ").capitalize())
+        parts.append(f"**{title}**\n\n![{title}]({figure.relative_to(paths.ROOT).as_posix()})")
     return "\n\n".join(parts)
 
 

@@ -2,6 +2,7 @@
 
 The walk reads imports at every depth of a file (functions import late here), follows this package's modules alone, and
 knows the package's lazy names: a dict literal `_PUBLIC` in an `__init__.py` maps a name to the module that defines it.
+Of a source, docstrings and lines of comment do not count: who explains a computation better need not repeat it.
 """
 
 import ast
@@ -10,6 +11,7 @@ import hashlib
 import json
 from collections.abc import Collection, Iterator
 from pathlib import Path
+from typing import Any
 
 from . import paths
 from .errors import StageError
@@ -18,7 +20,7 @@ from .errors import StageError
 def source_hashes(
     modules: Collection[str], *, without: Collection[str] = (), package: Path = paths.PACKAGE
 ) -> dict[str, str]:
-    """SHA-256 of the source of `modules` and of all that they import from this package.
+    """SHA-256 of the code of `modules` and of all that they import from this package.
 
     Args:
         modules: names relative to the package, such as "training.diffusion".
@@ -100,7 +102,22 @@ def _read(package: Path, name: str, file: Path, _mtime: int) -> tuple[str, tuple
     tree = ast.parse(source, filename=str(file))
     parent = name.split(".") if file.name == "__init__.py" else name.split(".")[:-1]
     imported = dict.fromkeys(_imported(package, parent, tree))
-    return hashlib.sha256(source.replace(b"\r\n", b"\n")).hexdigest(), tuple(imported)
+    return hashlib.sha256(_code(source.decode(), tree).encode()).hexdigest(), tuple(imported)
+
+
+def _code(source: str, tree: ast.Module) -> str:
+    """`source` without docstrings (strings that nothing is done with), lines of comment and blank lines."""
+    lines = source.splitlines()
+    for node in _statements(tree):
+        text = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+        if text and not lines[node.lineno - 1][: node.col_offset].strip():
+            end = node.end_lineno or node.lineno
+            lines[node.lineno - 1 : end] = [""] * (end - node.lineno + 1)
+    # a line of another long string can begin with # and be no comment
+    comments = not any(quotes in line for line in lines for quotes in ('"""', "'''"))
+    return "\n".join(
+        line.rstrip() for line in lines if line.strip() and not (comments and line.lstrip().startswith("#"))
+    )
 
 
 def _imported(package: Path, parent: list[str], tree: ast.Module) -> Iterator[str]:
@@ -123,11 +140,18 @@ def _imported(package: Path, parent: list[str], tree: ast.Module) -> Iterator[st
 
 def _imports(tree: ast.Module) -> Iterator[ast.Import | ast.ImportFrom]:
     """All import statements that can run: those under `if TYPE_CHECKING:` are left out."""
-    waiting: list[ast.AST] = [tree]
-    for node in waiting:
+    for node in _statements(tree):
         if isinstance(node, ast.Import | ast.ImportFrom):
             yield node
-        elif not (isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING")):
+
+
+def _statements(tree: ast.Module) -> Iterator[ast.stmt]:
+    """All statements, at every depth, but those under `if TYPE_CHECKING:`, which do nothing."""
+    waiting: list[Any] = [tree]
+    for node in waiting:
+        if isinstance(node, ast.stmt):
+            yield node
+        if not (isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING")):
             for block in ("body", "orelse", "finalbody", "handlers", "cases"):
                 below = getattr(node, block, ())
                 waiting += below if isinstance(below, list) else ()

@@ -116,7 +116,7 @@ def inference_time_findings(results: Records) -> list[str]:
     slowest = max(row["postprocess"] for row in rows)
     return [
         time_fits(metrics),
-        f"Post-processing takes {1000 * slowest:.1f} ms of an image here; the supplement states"
+        f"Post-processing takes at most {1000 * slowest:.1f} ms of an image here; the supplement states"
         f" {1000 * paper_number('postprocessing'):.0f} ms for its own at 512 px and"
         f" {1000 * paper_number('painter_postprocessing_448'):.0f} ms for Painter's, on its machine.",
     ]
@@ -182,7 +182,7 @@ def denoising_trajectory(results: Records) -> pd.DataFrame:
 
 
 def denoising_trajectory_findings(results: Records) -> list[str]:
-    """The supplement's three claims under Figure S5, each beside its measured share."""
+    """The supplement's three claims about Figure S5, each beside its measured share."""
     metrics = results[STAGE]["metrics"]
     steps = metrics["trajectory"]["steps"]
     first, last = steps[0], steps[-1]

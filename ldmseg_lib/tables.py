@@ -117,6 +117,25 @@ def mask_inpainting(results: Records) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def mask_inpainting_findings(results: Records) -> list[str]:
+    """For which blocks the model is ahead of each baseline, over whole images and in the hidden region alone."""
+    table = mask_inpainting(results)
+    table = table[~table["blocks"].str.startswith("paper")]
+    sentences = []
+    for region, prefix in _REGIONS.items():
+        where = "Over whole images" if region == "whole" else "In the hidden region alone"
+        for baseline in ("nearest known label", "no mask given"):
+            pairs = table[["blocks", prefix + "inpainting", prefix + baseline]].dropna()
+            ahead = [str(row[0]).split(", ")[-1] for row in pairs.itertuples(index=False) if row[1] > row[2]]
+            count = {0: "no block size", len(pairs): "every block size"}.get(len(ahead), f"blocks of {_listed(ahead)}")
+            sentences.append(f"{where} the model is better than *{baseline}* for {count}.")
+    return [" ".join(sentences)]
+
+
+def _listed(words: list[str]) -> str:
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+
+
 def mask_inpainting_rates(results: Records) -> pd.DataFrame:
     """Class-agnostic PQ of inpainted masks for each block size and drop rate (see `mask_inpainting`)."""
     rows = []
@@ -210,6 +229,7 @@ TABLES = {
             title="Mask inpainting, class-agnostic PQ, mean over drop rates",
             stages=("10_mask_inpainting",),
             build=mask_inpainting,
+            findings=mask_inpainting_findings,
         ),
         Table(
             name="mask_inpainting_rates",
@@ -263,7 +283,7 @@ TABLES = {
         ),
         Table(
             name="denoising_trajectory",
-            title="From step to step within one sampling, in percent (supplement B, under Figure S5)",
+            title="From step to step within one sampling, in percent (supplement B, Number of Denoising Steps)",
             stages=(step_tables.STAGE,),
             build=step_tables.denoising_trajectory,
             findings=step_tables.denoising_trajectory_findings,

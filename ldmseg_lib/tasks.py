@@ -67,7 +67,7 @@ def get_tasks(names: Mapping[str, float] | list[str] | tuple[str, ...]) -> list[
 def known_cells(target: Tensor, factor: int) -> Tensor:
     """1 where the latent cell counts in the loss, [batch, 1, height / f, width / f]: its first pixel is known.
 
-    The first pixel of each cell is what torch's nearest down-sampling takes (method section 3.3).
+    The first pixel of each cell is what torch's nearest down-sampling takes.
     """
     cells = target[:, ::factor, ::factor]
     known = cells != 0 if not cells.is_floating_point() else ~cells.isnan()

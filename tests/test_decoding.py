@@ -26,7 +26,7 @@ def test_several_channels_are_labels_and_one_is_values():
 
 
 def test_label_0_is_unknown_and_no_answer():
-    """It is no positive in training (method section 2.4)."""
+    """It is no positive in training."""
     sure_of_nothing = logits(torch.zeros(4, 4, dtype=torch.long))
     output = decode_image({"kind": [sure_of_nothing]}, (4, 4), None, **SETTINGS)
     assert output.maps["kind"][0].min() >= 1

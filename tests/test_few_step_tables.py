@@ -7,6 +7,7 @@ from ldmseg_lib.few_step_plots import agreement_sheet, few_step_curves, reliabil
 from ldmseg_lib.few_step_tables import (
     STAGE,
     agreement_levels,
+    few_step_trials,
     few_steps,
     few_steps_findings,
     sample_consensus,
@@ -76,6 +77,17 @@ def test_a_teacher_without_any_match_has_no_shares(results):
     results[STAGE]["metrics"]["teacher"][2] = row(50, 0.0)
     assert few_steps(results)["of the teacher's best"].isna().all()
     assert few_steps_findings(results)
+
+
+def test_trials_stand_side_by_side_at_the_steps_that_they_were_judged_at():
+    scores = {"1": {"class-agn. PQ": 20.0, "PQ": 30.0}, "4": {"class-agn. PQ": 40.0, "PQ": 45.0}}
+    trials = {
+        "plain": {"steps": 300, "seconds": 90, "scores": scores},
+        "one link": {"steps": 100, "seconds": 60, "scores": {"1": scores["1"]}},
+    }
+    table = few_step_trials({"trials": trials}).set_index("trial")
+    assert table["1 step"].tolist() == [20, 20] and table["minutes"].tolist() == [1.5, 1]
+    assert table["4 steps"]["plain"] == 40 and table["4 steps"].isna()["one link"]
 
 
 def test_the_consensus_stands_beside_the_single_sample(results):

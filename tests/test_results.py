@@ -230,7 +230,8 @@ def test_publishing_demo_brings_tables_figures_records_and_readme(repository: Pa
     assert (repository / "figures" / "demo" / "figure_s3.png").read_bytes() == b"picture"
     readme = (repository / "README.md").read_text()
     assert readme.startswith("before\n<!-- generated: demo -->\n") and readme.endswith("<!-- end -->\nafter\n")
-    assert "| + both | 43.0 |" in readme and "![Figure S3](figures/demo/figure_s3.png)" in readme
+    assert "| + both | 43.0 |" in readme and "](figures/demo/figure_s3.png)" in readme
+    assert "**Figure S3. Held-out scenes" in readme
     assert "outdated" not in readme
 
 

@@ -149,6 +149,24 @@ def test_source_walk_sees_an_edit_of_a_far_import(package: Path) -> None:
     assert [name for name in before if before[name] != after[name]] == ["helper"]
 
 
+def test_comments_and_docstrings_are_no_part_of_a_source(package: Path) -> None:
+    def found(text: str) -> str:
+        helper = package / "helper.py"
+        helper.write_text(text)
+        os.utime(helper, ns=(len(hashes), len(hashes)))
+        hashes.append(source_hashes(["helper"], package=package)["helper"])
+        return hashes[-1]
+
+    hashes: list[str] = []
+    plain = found("x = '# no comment'\ndef f():\n    return x\n")
+    explained = '"""A module."""\n\nx = \'# no comment\'\n"""Of x."""\n# of f\ndef f():\n    """Two\n    lines."""\n'
+    assert found(explained + "    # why\n    return x\n") == plain
+    assert found(explained + "    return 'x'\n") != plain
+    assert found(explained.replace("# no", "# a") + "    return x\n") != plain
+    page = explained + "    return '''\n# {}\n'''\n"
+    assert found(page.format("a title, no comment")) != found(page.format("another title"))
+
+
 @pytest.mark.parametrize("module", ["data.synthetic", "evaluation.panoptic_quality", "training.diffusion"])
 def test_source_walk_misses_nothing_that_python_imports(module: str) -> None:
     code = f"import sys, ldmseg_lib.{module}; print(*[m for m in sys.modules if m.startswith('ldmseg_lib.')])"

@@ -4,13 +4,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from tqdm.auto import tqdm
 
 from ..data.panoptic import PanopticDataset
 from ..panoptic_output import PanopticOutput
 from ..pipeline import LDMSegPipeline
+from .instance_maps import instance_maps
 from .segmentation import ARG_MAX, Cleaning, Sampled, SegmentationScores, sample_split
 from .timing import Precision, autocast
 from .trajectory import TrajectoryStatistics
@@ -107,7 +107,7 @@ def evaluate_runs(
                         score.update(truth, output, index)
             if key in outputs and place < shown[key]:
                 raw = group.decode(pipeline, ARG_MAX)
-                outputs[key].extend(_as_sampled(raw, shown[key] - place))
+                outputs[key].extend(instance_maps(raw, shown[key] - place))
             if statistics is not None and place < judged[0]:
                 _follow(statistics, pipeline, group, judged[0] - place)
             place += len(group.truths)
@@ -136,17 +136,6 @@ def _without_classes(score: SegmentationScores) -> dict[str, Any]:
         "panoptic": {name: found["panoptic"][name] for name in groups},
         "miou": found["miou"],
     }
-
-
-def _as_sampled(output: PanopticOutput, count: int) -> PanopticOutput:
-    """The instance ids of the first `count` images, before classes are voted and equal stuff hides what was split."""
-    maps = output.instance_ids[:count]
-    segments = []
-    for ids in maps:
-        found, areas = np.unique(ids[ids > 0], return_counts=True)
-        segments.append([{"id": int(i), "category_id": None, "area": int(a)} for i, a in zip(found, areas)])
-    nothing = [None] * len(maps)
-    return PanopticOutput(maps, segments, maps, list(nothing), list(nothing), output.categories)
 
 
 def _follow(statistics: TrajectoryStatistics, pipeline: LDMSegPipeline, group: Sampled, count: int) -> None:

@@ -37,7 +37,7 @@ def evaluate_reconstruction(
     """PQ of the thresholded reconstruction and mIoU of its arg max, at the data set's image size.
 
     Targets are the id maps that the autoencoder sees, ids drawn anew for each image. mIoU has one class an id and
-    averages over the ids that occur (method section 6.4 averages the never occurring id 0 in, with a ceiling below 1).
+    averages over the ids that occur (the released code averages the never occurring id 0 in, with a ceiling below 1).
 
     Returns:
         {"class_agnostic": as `PanopticQuality.compute`, "miou": in [0, 1]}.

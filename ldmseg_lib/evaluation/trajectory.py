@@ -1,4 +1,4 @@
-"""What happens to a segmentation from one denoising step to the next: the supplement's claims under Figure S5.
+"""What happens to a segmentation from one denoising step to the next: the supplement's claims about Figure S5.
 
 "As the model was forced to distinguish between different instances during training, it's unlikely that different
 instances will be grouped during inference"; "the model iteratively improves the predictions while not reinforcing

@@ -1,4 +1,4 @@
-"""The shallow mask autoencoder: id maps to small continuous latents and back to one logit per id (method section 2).
+"""The shallow mask autoencoder: id maps to small continuous latents and back to one logit per id (paper, section 3.1).
 
 The same network with one channel in and out compresses depth maps (supplement A, "Multi-Task Setup").
 """

@@ -83,7 +83,7 @@ class SmallImageEncoder(SafetensorsModel):
 
 
 class SDVAEImageEncoder(SafetensorsModel):
-    """Stable Diffusion's VAE encoder: the posterior mean of 2I - 1, scaled by 0.18215 (method section 4). Frozen.
+    """Stable Diffusion's VAE encoder: the posterior mean of 2I - 1, scaled by 0.18215. Frozen.
 
     Args:
         vae_config: configuration of the AutoencoderKL; its decoder is not kept.
@@ -124,7 +124,7 @@ class SDVAEImageEncoder(SafetensorsModel):
 
 
 class ViTImageEncoder(SafetensorsModel):
-    """Patch tokens of a DINOv2 vision transformer, projected to `out_channels` (method section 4).
+    """Patch tokens of a DINOv2 vision transformer, projected to `out_channels` (supplement B, Table S3).
 
     The paper names ViT-B/14 with DINOv2 weights and not how it is wired; here: the hidden state `layer`, the model's
     final LayerNorm, a learned 1x1 projection, bilinear resizing to the latents' grid. The backbone is frozen unless

@@ -1,4 +1,4 @@
-"""Training the mask autoencoder: cross-entropy + BCE + Dice at sampled points (method sections 2.4, 2.5)."""
+"""Training the mask autoencoder: cross-entropy + BCE + Dice at sampled points (paper, section 3.1)."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path

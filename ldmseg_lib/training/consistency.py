@@ -1,4 +1,4 @@
-"""Consistency distillation of a trained diffusion model, for answers in 1 to 8 steps (supplement C suggests it).
+"""Consistency distillation of a trained diffusion model, for answers in 1 to 8 steps (suggested in supplement B).
 
 The student says at every timestep of a coarse grid where the teacher's own path ends (Song et al., "Consistency
 Models", ICML 2023, Algorithm 2; in latent space Luo et al., "Latent Consistency Models", 2023). From z_t the teacher
@@ -94,7 +94,9 @@ class ConsistencyObjective(DiffusionObjective):
         place = grid * self.consistency.teacher_steps
         tasks, noise = tasks.to(device), noise.to(device)
         t = self.fine[place].to(device)
-        z = self.schedule.add_noise(clean, noise, t)
+        # sampling begins with noise alone, while z_999 still tells a little of z_0 (its signal-to-noise ratio is not 0)
+        first = (place == 0).to(device)[:, None, None, None]
+        z = torch.where(first, noise, self.schedule.add_noise(clean, noise, t))
         with torch.no_grad():
             image = self._image_latents(batch, side)
             later, s, estimate = self._teacher_path(z, image, place, tasks)

@@ -1,4 +1,4 @@
-"""Training the latent diffusion model: the weighted squared error of the denoiser's prediction (method section 3)."""
+"""Training the latent diffusion model: the weighted squared error of the denoiser's prediction."""
 
 import copy
 from collections.abc import Callable, Mapping
@@ -102,7 +102,7 @@ class DiffusionObjective(nn.Module):
         return encoder.project(self.features(encoder, batch), (side, side))
 
     def forward(self, batch: Mapping[str, Any], totals: Mapping[str, float]) -> dict[str, Tensor]:
-        """The loss of a batch (method section 3.3)."""
+        """The loss of a batch: w(t) (prediction - target)^2 over known latent cells."""
         denoiser = self.trained["denoiser"]
         device = batch["image"].device
         side = batch["image"].shape[-1] // self.frozen["mask"].factor

@@ -1,4 +1,4 @@
-"""The mask autoencoder is the one of method section 2, keeps what it is given, and survives saving."""
+"""The mask autoencoder is the paper's, keeps what it is given, and survives saving."""
 
 import dataclasses
 

@@ -99,6 +99,17 @@ def test_the_path_is_ddim_s(objective, samples):
     torch.testing.assert_close(later, expected, rtol=1e-4, atol=1e-4)
 
 
+def test_the_grid_begins_with_noise_alone(objective, samples):
+    """As sampling does: at t = 999 nothing of the truth is left, below it some is."""
+    others = [dict(s, ids=s["ids"].flip(0), semantic=s["semantic"].flip(0)) for s in samples]
+    for timesteps, same in ((1, True), (4, False)):
+        model = objective((0.5,), (0.5,), (0.5,), timesteps=timesteps)
+        loss_of(model, samples)
+        loss_of(model, others)
+        (first, *_), (second, *_) = model.trained["denoiser"].asked
+        assert torch.equal(first, second) is same
+
+
 def test_no_network_is_fed_an_earlier_estimate(objective, samples):
     model = objective((0.5,), (0.5,), (0.5,))
     loss_of(model, samples)

@@ -59,13 +59,13 @@ def test_networks_without_content_need_no_memory_and_have_every_parameter():
     with without_content():
         networks = DiffusionNetworks(Profile.load("paper"), ["instance", "semantic"], checkpointing=False)
     counted = sum(p.numel() for p in networks.denoiser.parameters())
-    assert counted == 859_544_004 + 2 * 768  # method section 7; 23,040 for the 12 input channels
-    assert sum(p.numel() for p in networks.autoencoder.parameters()) == 2_318_536  # method section 2.1
+    assert counted == 859_544_004 + 2 * 768  # 23,040 for the 12 input channels
+    assert sum(p.numel() for p in networks.autoencoder.parameters()) == 2_318_536
 
 
 @pytest.mark.slow
 def test_the_paper_profile_is_complete_and_costs_what_the_method_says():
-    """About 0.68 TFLOP an evaluation of the UNet, 3.4 a sample in training with checkpointing (method section 3.5)."""
+    """About 0.68 TFLOP an evaluation of the UNet, 3.4 a sample in training with checkpointing."""
     profile = Profile.load("paper")
     with without_content():
         networks = DiffusionNetworks(profile, ["instance", "semantic"], checkpointing=True)
