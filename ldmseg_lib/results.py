@@ -62,16 +62,24 @@ def build_table(name: str, results: Records) -> pd.DataFrame:
 
 
 def possible_tables(results: Records) -> Iterator[Table]:
-    """The tables that `results` allow. One whose weights are not this run's is left out, with a line on stderr."""
+    """The tables that `results` allow.
+
+    One whose weights are not this run's, or whose results an older version wrote in another form, is left out, with a
+    line on stderr: the other tables of a run should not wait for it.
+    """
     for table in TABLES.values():
         if any(stage not in results for stage in table.stages):
             continue
         try:
             check_weights(results, table.stages)
+            table.build(results)
         except InputError as error:
             print(f"table {table.name} is left out: {error}", file=sys.stderr)
-            continue
-        yield table
+        except (KeyError, TypeError, IndexError):
+            old = " or ".join(table.stages)
+            print(f"table {table.name} is left out: the result of {old} is of an older form; run it", file=sys.stderr)
+        else:
+            yield table
 
 
 def markdown_tables(results: Records) -> list[str]:

@@ -162,6 +162,17 @@ def test_no_table_is_made_from_weights_of_elsewhere(
     assert "table panoptic_quality is left out: " in capsys.readouterr().err
 
 
+def test_a_result_of_an_older_form_costs_its_own_tables_alone(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    known = weighted("notebook 04 of this run")
+    variants = known[EVALUATION]["metrics"].pop("variants")
+    known[EVALUATION]["metrics"]["rows"] = variants
+    written = {file.stem for file in results.write_tables(known, tmp_path)}
+    assert "panoptic_quality" not in written
+    assert f"the result of {EVALUATION} is of an older form; run it" in capsys.readouterr().err
+    with pytest.raises(KeyError):
+        results.build_table("panoptic_quality", known)
+
+
 def test_the_weights_of_an_earlier_notebook_must_be_known_too() -> None:
     known = weighted("notebook 04 of this run")
     known["04_diffusion"]["weights"] = None

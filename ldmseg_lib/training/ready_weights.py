@@ -2,8 +2,9 @@
 
 Draws scenes of its own (the splits ready_train, ready_val and ready_test, which no other training or evaluation sees),
 trains both networks, stores them in half precision with a model card, and puts them where
-`LDMSegPipeline.from_pretrained("embedded")` looks. An interrupted run goes on where it stopped. With `--pipeline` a
-pipeline that was trained on ready_train elsewhere is measured and packed in the same way.
+`LDMSegPipeline.from_pretrained("embedded")` looks. An interrupted run goes on where it stopped. With `--start` the
+diffusion model goes on from a trained pipeline, whose autoencoder is kept; with `--pipeline` a pipeline that was
+trained on ready_train elsewhere is measured and packed in the same way.
 """
 
 import argparse
@@ -39,6 +40,7 @@ def make_ready_weights(
     *,
     work: Path,
     out: Path,
+    start: Path | None = None,
     trained: Path | None = None,
     seed: int = 0,
     command: str = "python -m ldmseg_lib.training.ready_weights",
@@ -50,6 +52,7 @@ def make_ready_weights(
         profile: data sizes, networks and budgets; its sections data, autoencoder, denoiser, diffusion, evaluation.
         work: folder for scenes and checkpoints; a repeated call with it goes on.
         out: folder of the packed pipeline; replaced once the new one is whole.
+        start: a trained pipeline that the training goes on from.
         trained: a pipeline trained on the scenes of ready_train elsewhere.
         seed: of the training and of the samples.
         command: what the card says to run.
@@ -74,7 +77,7 @@ def make_ready_weights(
         splits=SPLITS,
         progress=progress,
     )
-    source = trained or _train(profile, root, work, seed)
+    source = trained or _train(profile, root, work, seed, start)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".ready-", dir=out.parent) as temporary:
@@ -83,7 +86,7 @@ def make_ready_weights(
         _require_small(packed)
         pipeline = LDMSegPipeline.from_pretrained(packed).to(device)
         metrics = _measure(profile, pipeline, root, seed)
-        facts = _facts(profile, metrics, command)
+        facts = _facts(profile, metrics, command, start=start)
         write_text(packed / "README.md", model_card(pipeline, facts, title="LDMSeg on the embedded scenes"))
         if out.exists():
             out.rename(old)
@@ -91,10 +94,14 @@ def make_ready_weights(
     return metrics
 
 
-def _train(profile: Profile, root: Path, work: Path, seed: int) -> Path:
+def _train(profile: Profile, root: Path, work: Path, seed: int, start: Path | None) -> Path:
     train = training_split(profile, root, seed=seed, split="ready_train")
-    autoencoder, _ = train_autoencoder(profile, train, work / "autoencoder", seed=seed)
-    train_diffusion(profile, train, {"mask": autoencoder}, work / "diffusion", seed=seed)
+    first = None if start is None else LDMSegPipeline.from_pretrained(start)
+    if first is None:
+        autoencoder, _ = train_autoencoder(profile, train, work / "autoencoder", seed=seed)
+    else:
+        autoencoder = first.autoencoder
+    train_diffusion(profile, train, {"mask": autoencoder}, work / "diffusion", seed=seed, start=first)
     return work / "diffusion" / "pipeline"
 
 
@@ -127,9 +134,12 @@ def _measure(profile: Profile, pipeline: LDMSegPipeline, root: Path, seed: int) 
     }
 
 
-def _facts(profile: Profile, metrics: Mapping[str, Any], command: str) -> TrainingFacts:
+def _facts(profile: Profile, metrics: Mapping[str, Any], command: str, *, start: Path | None) -> TrainingFacts:
     data, evaluation = profile.data, profile.evaluation
     budgets = {"autoencoder": profile.autoencoder.training, "diffusion": profile.diffusion.training}
+    if start is not None:
+        del budgets["autoencoder"]
+    begun = "random weights" if start is None else f"the pipeline {start}, whose autoencoder is kept"
     trained = "; ".join(f"{name}: {b.steps} steps of batch {b.batch_size}" for name, b in budgets.items())
     return TrainingFacts(
         data=(
@@ -138,7 +148,7 @@ def _facts(profile: Profile, metrics: Mapping[str, Any], command: str) -> Traini
             "ready_train, ready_val and ready_test are disjoint from each other and from those of every other split. "
             "No photograph and no other person's weights."
         ),
-        budget=f"{trained}; begun from random weights. Stored in half precision. Measured on: {device_name()}.",
+        budget=f"{trained}; begun from {begun}. Stored in half precision. Measured on: {device_name()}.",
         evaluation=(
             f"On the {data.val_scenes} scenes of ready_test, from the weights as stored: "
             f"{evaluation.num_inference_steps} steps of {evaluation.sampler}, threshold {evaluation.threshold}, "
@@ -159,6 +169,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--profile", default="demo", help="smoke, demo, gpu, or a YAML file (default %(default)s)")
     parser.add_argument("--overrides", help="single settings, such as diffusion.training.steps=20000")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--start", type=Path, help="go on from this trained pipeline, and keep its autoencoder")
     parser.add_argument("--pipeline", type=Path, help="pack this pipeline, trained on ready_train, instead of training")
     parser.add_argument("--work", type=Path, default=paths.RUNS / "ready", help="scenes and checkpoints (%(default)s)")
     parser.add_argument("--out", type=Path, default=paths.PACKAGE / "weights" / EMBEDDED, help="(%(default)s)")
@@ -169,6 +180,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             Profile.load(options.profile, options.overrides),
             work=options.work,
             out=options.out,
+            start=options.start,
             trained=options.pipeline,
             seed=options.seed,
             command=" ".join(["python -m ldmseg_lib.training.ready_weights", *quoted]),

@@ -74,6 +74,20 @@ def test_a_pipeline_trained_elsewhere_is_packed_and_an_older_one_replaced(
     assert [path.name for path in tmp_path.iterdir()] == ["o"]
 
 
+def test_it_goes_on_from_a_trained_pipeline(made: Path, tmp_path: Path, smoke_profile) -> None:
+    start = made / "work" / "diffusion" / "pipeline"
+    make_ready_weights(smoke_profile, work=tmp_path / "work", out=tmp_path / "o", start=start, progress=False)
+    before, after = (LDMSegPipeline.from_pretrained(folder) for folder in (start, tmp_path / "work/diffusion/pipeline"))
+    assert same_weights(before.autoencoder, after.autoencoder) and not same_weights(before.denoiser, after.denoiser)
+    card = (tmp_path / "o" / "README.md").read_text()
+    assert f"begun from the pipeline {start}" in card and "autoencoder: 6 steps" not in card
+
+
+def same_weights(one: torch.nn.Module, other: torch.nn.Module) -> bool:
+    pairs = zip(one.state_dict().values(), other.state_dict().values(), strict=True)
+    return all(torch.equal(a, b) for a, b in pairs)
+
+
 def test_other_folders_and_large_weights_are_refused(
     made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, smoke_profile
 ) -> None:
