@@ -31,7 +31,6 @@ TRIALS: dict[str, dict[str, Any]] = {
         "training.steps": 200,
         "counts": [1],
     },
-    "twice the training steps": {"training.steps": 600},
 }
 
 

@@ -7,7 +7,7 @@ import argparse
 import re
 import shutil
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,8 @@ from .tables import TABLES, Table
 # Whose budget a caption tells, and the section of the profile that says it.
 _TRAININGS = {"02_autoencoder": "autoencoder", "03_encodings": "encodings", "04_diffusion": "diffusion"}
 _MARK = re.compile(r"(<!-- generated: demo -->\n)(.*?)(<!-- end -->)", flags=re.DOTALL)
+# what these say is true of all that is made with them
+_MODEL = ("01_dataset", "02_autoencoder", "04_diffusion")
 _CAPTIONS = {
     "figure_s1": "Figure S1. Instance, semantic and depth from one model",
     "figure_s2": "Figure S2. Held-out scenes: panoptic maps with their classes",
@@ -103,8 +105,8 @@ def frame_of(name: str, run: StageRun, metrics: Mapping[str, Any]) -> pd.DataFra
 
 def _titled(table: Table, results: Records) -> str:
     body = as_markdown(as_text(table.build(results), table.decimals))
-    parts = [f"**{table.title}.** {provenance(behind(table, results))}", body, *_findings(table, results)]
-    return "\n\n".join(parts)
+    origin = provenance(behind(table, results), shown=_shown(table))
+    return "\n\n".join([f"**{table.title}.** {origin}", body, *_findings(table, results)])
 
 
 def _findings(table: Table, results: Records) -> list[str]:
@@ -113,13 +115,22 @@ def _findings(table: Table, results: Records) -> list[str]:
 
 def behind(table: Table, results: Records) -> Records:
     """Of `results` those that a table is made of, and those that these were made with."""
-    shown = [stage for stage in (*table.stages, *table.also) if stage in results]
+    shown = [stage for stage in _shown(table) if stage in results]
     needed = {other for stage in shown for other in (stage, *ancestors(stage))}
     return {stage: record for stage, record in results.items() if stage in needed}
 
 
-def provenance(results: Records) -> str:
-    """Where numbers come from, in a line: data, training budget, seed, device; and what a reader must not overlook."""
+def _shown(table: Table) -> tuple[str, ...]:
+    return (*table.stages, *table.also)
+
+
+def provenance(results: Records, *, shown: Collection[str] | None = None) -> str:
+    """Where numbers come from, in a line: data, training budget, seed, device; and what a reader must not overlook.
+
+    Args:
+        results: all that the numbers depend on.
+        shown: the stages whose numbers these are; None: all. What others say of their own numbers is left out.
+    """
     parts: list[str] = []
     notes: list[str] = []
     first = next(iter(results.values()), None)
@@ -131,8 +142,9 @@ def provenance(results: Records) -> str:
     parts += [f"profile {first['profile']}, seed {first['seed']}", f"device: {', '.join(devices)}"]
     if first["profile"] == "smoke":
         notes.append("Smoke run: these numbers mean nothing.")
-    for record in results.values():
-        notes += [note for note in record["metrics"].get("notes", ()) if note not in notes]
+    for stage, record in results.items():
+        if shown is None or stage in shown or stage in _MODEL:
+            notes += [note for note in record["metrics"].get("notes", ()) if note not in notes]
     return " ".join(["; ".join(parts) + ".", *notes])
 
 
@@ -159,7 +171,7 @@ def write_tables(results: Records, folder: str | Path) -> list[Path]:
 
 def write_table(table: Table, results: Records, folder: str | Path) -> list[Path]:
     """Write <folder>/<table name>.csv, .md and .tex with title and provenance, .md with findings. Returns the files."""
-    caption = f"{table.title}. {provenance(behind(table, results))}"
+    caption = f"{table.title}. {provenance(behind(table, results), shown=_shown(table))}"
     text = as_text(table.build(results), table.decimals)
     return write_text_table(text, folder, table.name, caption=caption, findings=_findings(table, results))
 
@@ -271,6 +283,11 @@ def _copy(sources: Iterable[Path], folder: Path) -> list[Path]:
     return copies
 
 
+def _own_notes(table: Table, results: Records) -> list[str]:
+    own = [results[stage]["metrics"].get("notes", ()) for stage in _shown(table) if stage in results]
+    return list(dict.fromkeys(note for notes in own for note in notes))
+
+
 def readme_block(results: Records, figures: Path) -> str:
     """The generated part of README.md: tables, then the figures of `figures` that exist as PNG."""
     parts = []
@@ -278,7 +295,8 @@ def readme_block(results: Records, figures: Path) -> str:
         if table.in_readme:
             parts.append(f"**{table.title}**\n\n{as_markdown(as_text(table.build(results), table.decimals))}")
             parts += _findings(table, results)
-    parts.append(provenance(results))
+            parts += [" ".join(notes)] if (notes := _own_notes(table, results)) else []
+    parts.append(provenance(results, shown=()))
     for figure in sorted(figures.glob("figure_*.png")):
         title = _CAPTIONS.get(figure.stem, figure.stem.removeprefix("figure_").replace("_", " ").capitalize())
         parts.append(f"**{title}**\n\n![{title}]({figure.relative_to(paths.ROOT).as_posix()})")

@@ -162,6 +162,15 @@ def test_no_table_is_made_from_weights_of_elsewhere(
     assert "table panoptic_quality is left out: " in capsys.readouterr().err
 
 
+def test_what_an_earlier_study_says_of_its_own_numbers_is_not_said_of_others() -> None:
+    known = records()
+    known["07_components"] = record("07_components", {"notes": ["Images at 32 px."]})
+    known["04_diffusion"]["metrics"]["notes"] = ["The ready model."]
+    assert "Images at 32 px." in provenance(known)
+    text = provenance(known, shown=(EVALUATION,))
+    assert "Images at 32 px." not in text and "The ready model." in text
+
+
 def test_a_result_of_an_older_form_costs_its_own_tables_alone(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     known = weighted("notebook 04 of this run")
     variants = known[EVALUATION]["metrics"].pop("variants")
