@@ -47,3 +47,25 @@ def test_the_readme_gives_the_measured_speed_of_loading_and_the_cores_that_follo
         measured["assumed"]["images/s/GPU"],
         round(measured["cores that keep the GPUs busy"]),
     )
+
+
+def test_the_readme_gives_the_measured_speed_of_sampling_and_of_training_on_two_cores():
+    one, eight, training = result("sampling_cpu_demo_1"), result("sampling_cpu_demo_8"), result("training_speed_demo")
+    seconds, alone, batched = re.search(
+        r"instance and semantic\) in ([\d.]+) s, ([\d.]+) times as fast as a plain diffusers loop over the same"
+        r" network, and ([\d.]+) times in batches of 8",
+        README,
+    ).groups()
+    assert seconds == f"{one['seconds an image']['ours']['total']:.2f}"
+    assert (alone, batched) == (f"{one['times as fast']:.2f}", f"{eight['times as fast']:.2f}")
+    assert min(one["pixels that agree"], eight["pixels that agree"]) >= 0.99
+    stated = re.search(
+        r"on (\d+) images a second and the diffusion model on (\d+), of which waiting for data takes"
+        r" (\d+) % and (\d+) % of a step",
+        README,
+    )
+    measured = [training["autoencoder"], training["diffusion"]]
+    waiting = [100 * found["share of a step"]["waiting for data"] for found in measured]
+    assert list(map(int, stated.groups())) == [round(found["images a second"]) for found in measured] + list(
+        map(round, waiting)
+    )
