@@ -165,7 +165,7 @@ def test_no_table_is_made_from_weights_of_elsewhere(
 def test_what_an_earlier_study_says_of_its_own_numbers_is_not_said_of_others() -> None:
     known = records()
     known["07_components"] = record("07_components", {"notes": ["Images at 32 px."]})
-    known["04_diffusion"]["metrics"]["notes"] = ["The ready model."]
+    known["04_diffusion"] = record("04_diffusion", {"notes": ["The ready model."]})
     assert "Images at 32 px." in provenance(known)
     text = provenance(known, shown=(EVALUATION,))
     assert "Images at 32 px." not in text and "The ready model." in text
