@@ -17,6 +17,9 @@ from ldmseg_lib.training.autoencoder import train_autoencoder
 from ldmseg_lib.training.checkpoint import CheckpointFolder
 
 ROOT = Path(__file__).parents[2]
+# At smoke's width the normalisation after it has a channel a group and takes this bias out again. Its gradient is
+# rounding error, which Adam brings to full steps.
+WITHOUT_EFFECT = ("autoencoder", "encoder.8.bias")
 
 
 def command(*arguments: str | Path) -> subprocess.CompletedProcess:
@@ -90,6 +93,8 @@ def test_two_devices_train_as_one_and_the_notebook_finds_it_finished(new_run, ov
     assert found[2][0] == pytest.approx(found[1][0], rel=1e-3)
     for part, tensors in found[1][1].items():
         for name, value in tensors.items():
+            if (part, name) == WITHOUT_EFFECT:
+                continue
             assert torch.allclose(found[2][1][part][name], value, atol=2e-3), (part, name)
 
 
