@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ldmseg_lib.data.splits import training_split, validation_split
-from ldmseg_lib.errors import InputError
+from ldmseg_lib.errors import one_line_errors
 from ldmseg_lib.evaluation.denoising_steps import Sampling, evaluate_runs, plan_runs
 from ldmseg_lib.evaluation.segmentation import Cleaning
 from ldmseg_lib.files import read_json, write_json
@@ -62,6 +62,7 @@ def try_out(run: Path, profile: Profile, *, seed: int = 0) -> dict[str, Any]:
     return {"seconds": round(record.seconds), "steps": record.steps, "images": len(val), "scores": scores}
 
 
+@one_line_errors
 def main() -> int:
     """Exit code 2 for bad input."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -71,16 +72,12 @@ def main() -> int:
     options = parser.parse_args()
     result = read_json(RESULT) if RESULT.exists() else {}
     header = {"device": device_name(), "packages": package_versions(), "profile": options.profile, "seed": options.seed}
-    try:
-        for name, changes in TRIALS.items():
-            profile = Profile.load(options.profile, {f"consistency.{key}": value for key, value in changes.items()})
-            found = try_out(options.run, profile, seed=options.seed)
-            result = result | header | {"trials": result.get("trials", {}) | {name: changes | found}}
-            write_json(RESULT, result)
-            print(f"{name}: " + ", ".join(f"{steps}: {score}" for steps, score in found["scores"].items()), flush=True)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    for name, changes in TRIALS.items():
+        profile = Profile.load(options.profile, {f"consistency.{key}": value for key, value in changes.items()})
+        found = try_out(options.run, profile, seed=options.seed)
+        result = result | header | {"trials": result.get("trials", {}) | {name: changes | found}}
+        write_json(RESULT, result)
+        print(f"{name}: " + ", ".join(f"{steps}: {score}" for steps, score in found["scores"].items()), flush=True)
     return 0
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ldmseg_lib.data.splits import training_split, validation_split
-from ldmseg_lib.errors import InputError
+from ldmseg_lib.errors import InputError, one_line_errors
 from ldmseg_lib.evaluation.reconstruction import evaluate_reconstruction
 from ldmseg_lib.evaluation.segmentation import Cleaning, evaluate_segmentation
 from ldmseg_lib.files import read_json, write_json
@@ -132,6 +132,7 @@ def reduced_profile(*, autoencoder_steps: int, diffusion_steps: int, **overrides
     return Profile.load("paper", REDUCED | steps | overrides)
 
 
+@one_line_errors
 def main() -> int:
     """Exit code 1 when the goal is missed, 2 for bad input."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -142,12 +143,8 @@ def main() -> int:
     parser.add_argument("--diffusion-steps", type=int, default=4000)
     options = parser.parse_args()
     profile = reduced_profile(autoencoder_steps=options.autoencoder_steps, diffusion_steps=options.diffusion_steps)
-    try:
-        data = choose_images(options.data, options.folder / "data", options.images)
-        result = overfit(profile, data, options.folder)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    data = choose_images(options.data, options.folder / "data", options.images)
+    result = overfit(profile, data, options.folder)
     steps = {"autoencoder steps": options.autoencoder_steps, "diffusion steps": options.diffusion_steps}
     write_json(RESULT, {"device": device_name(), "packages": package_versions(), **steps, **result})
     for name, value in result.items():

@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from ldmseg_lib.data.splits import training_split
-from ldmseg_lib.errors import InputError
+from ldmseg_lib.errors import InputError, one_line_errors
 from ldmseg_lib.files import write_json
 from ldmseg_lib.machine import device_name, package_versions
 from ldmseg_lib.models.autoencoder import build_autoencoder
@@ -114,6 +114,7 @@ def measure(objective: type[torch.nn.Module], train: Callable[[], Any], batch: i
     }
 
 
+@one_line_errors
 def main() -> int:
     """Exit code 2 for bad input."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -126,32 +127,28 @@ def main() -> int:
     def short(training: TrainingProfile) -> TrainingProfile:
         return dataclasses.replace(training, steps=options.steps, checkpoint_every=options.steps)
 
-    try:
-        profile = Profile.load(options.profile, options.overrides)
-        profile = dataclasses.replace(
-            profile,
-            autoencoder=dataclasses.replace(profile.autoencoder, training=short(profile.autoencoder.training)),
-            diffusion=dataclasses.replace(profile.diffusion, training=short(profile.diffusion.training)),
-        )
-        dataset = training_split(profile, options.data)
-        with tempfile.TemporaryDirectory() as folder:
-            found = {
-                "autoencoder": measure(
-                    AutoencoderObjective,
-                    lambda: train_autoencoder(profile, dataset, Path(folder) / "autoencoder"),
-                    profile.autoencoder.training.batch_size,
+    profile = Profile.load(options.profile, options.overrides)
+    profile = dataclasses.replace(
+        profile,
+        autoencoder=dataclasses.replace(profile.autoencoder, training=short(profile.autoencoder.training)),
+        diffusion=dataclasses.replace(profile.diffusion, training=short(profile.diffusion.training)),
+    )
+    dataset = training_split(profile, options.data)
+    with tempfile.TemporaryDirectory() as folder:
+        found = {
+            "autoencoder": measure(
+                AutoencoderObjective,
+                lambda: train_autoencoder(profile, dataset, Path(folder) / "autoencoder"),
+                profile.autoencoder.training.batch_size,
+            ),
+            "diffusion": measure(
+                DiffusionObjective,
+                lambda: train_diffusion(
+                    profile, dataset, {"mask": build_autoencoder(profile)}, Path(folder) / "diffusion"
                 ),
-                "diffusion": measure(
-                    DiffusionObjective,
-                    lambda: train_diffusion(
-                        profile, dataset, {"mask": build_autoencoder(profile)}, Path(folder) / "diffusion"
-                    ),
-                    profile.diffusion.training.batch_size,
-                ),
-            }
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+                profile.diffusion.training.batch_size,
+            ),
+        }
     result = Path(__file__).parent / "results" / f"training_speed_{profile.name}.json"
     header = {"device": device_name(), "threads": torch.get_num_threads(), "packages": package_versions()}
     write_json(result, header | {"image_size": profile.data.image_size, "workers": profile.data.workers} | found)

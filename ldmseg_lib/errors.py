@@ -1,5 +1,10 @@
 """The errors of bad input: each message names the file, image, key or value and what would be right."""
 
+import functools
+import sys
+from collections.abc import Callable
+from typing import ParamSpec
+
 
 class InputError(ValueError):
     """Something given from outside is wrong. Commands print it as one line and exit with code 2."""
@@ -19,3 +24,20 @@ class CheckpointError(InputError):
 
 class StageError(InputError):
     """A stage of the reproduction lacks an input, or its run folder belongs to another run."""
+
+
+_Parameters = ParamSpec("_Parameters")
+
+
+def one_line_errors(main: Callable[_Parameters, int]) -> Callable[_Parameters, int]:
+    """The command `main`, which prints an InputError as one line on stderr and returns 2."""
+
+    @functools.wraps(main)
+    def command(*args: _Parameters.args, **kwargs: _Parameters.kwargs) -> int:
+        try:
+            return main(*args, **kwargs)
+        except InputError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 2
+
+    return command

@@ -108,7 +108,7 @@ class EvaluationProfile:
 
     num_images: int | None  # the first so many of the validation split; None: all
     batch_size: int
-    sampler: Literal["ddim", "ddpm", "dpmsolver++", "unipc", "consistency"]
+    sampler: Literal[SamplerName, "consistency"]
     num_inference_steps: int
     threshold: float
     min_area: int  # pixels at the evaluated size
@@ -122,7 +122,7 @@ class InpaintingProfile:
     num_images: int | None  # the first so many of the validation split; None: all
     drop_rates: tuple[float, ...]  # shares of an image's blocks
     block_sizes: tuple[int, ...]  # sides in latent cells
-    sampler: Literal["ddim", "ddpm", "dpmsolver++", "unipc", "consistency"]
+    sampler: Literal[SamplerName, "consistency"]
     num_inference_steps: int
     resamplings: int  # times that each step is done (RePaint); 1: the plain loop
 

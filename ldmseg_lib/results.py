@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 
 from . import files, paths
-from .errors import InputError
+from .errors import InputError, one_line_errors
 from .records import Records, check_weights
 from .stage_keys import STAGES, ancestors, read_result
 from .stages import StageRun
@@ -317,17 +317,14 @@ def update_readme(readme: Path, block: str) -> None:
     files.write_text(readme, _MARK.sub(lambda match: f"{match[1]}\n{block}\n\n{match[3]}", text, count=1))
 
 
+@one_line_errors
 def main(arguments: list[str] | None = None) -> int:
     """The command. Exit code 2 for bad input, with one line on stderr."""
     parser = argparse.ArgumentParser(prog="python -m ldmseg_lib.results", description="The results of a run folder.")
     parser.add_argument("command", choices=["publish"], help="write tables, and bring them into the repository")
     parser.add_argument("run_dir", type=Path)
     given = parser.parse_args(arguments)
-    try:
-        written = publish(given.run_dir)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    written = publish(given.run_dir)
     for folder in dict.fromkeys(file.parent for file in written):
         print(f"{folder}: {len({file for file in written if file.parent == folder})} files")
     return 0

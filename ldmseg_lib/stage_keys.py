@@ -62,7 +62,7 @@ STAGES = _registry(
         name="03_encodings",
         makes="the autoencoders of the encodings compared",
         inputs=("01_dataset",),
-        sections=("data", "autoencoder.latent_channels", "encodings"),
+        sections=("data", "encodings"),
     ),
     Stage(
         name="04_diffusion",

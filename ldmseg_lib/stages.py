@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from . import files, paths
-from .errors import InputError, StageError
+from .errors import StageError, one_line_errors
 from .machine import StageLock, device_name, package_versions, peak_memory
 from .profiles import Profile
 from .ready_run import borrow_ready_model, can_borrow
@@ -323,6 +323,7 @@ def plan(run_dir: Path, keys: Mapping[str, Key]) -> list[tuple[str, str]]:
     return lines
 
 
+@one_line_errors
 def main(arguments: list[str] | None = None) -> int:
     """The command. Exit code 2 for bad input, with one line on stderr."""
     parser = argparse.ArgumentParser(prog="python -m ldmseg_lib.stages", description="The stages of a run folder.")
@@ -339,26 +340,22 @@ def main(arguments: list[str] | None = None) -> int:
     command, source, notebooks = given.pop("command"), given.pop("source"), given.pop("notebooks")
     if (command == "take") != (source is not None):
         parser.error("take, and no other command, needs the folder that the results are in")
-    try:
-        profile, run_dir, data_root = resolve(**given)
-        keys = stage_keys(profile, seed=given["seed"], data_root=data_root)
-        if command != "plan" or (run_dir / "run.json").exists():
-            check_run_folder(run_dir, profile.name, given["seed"])
-        if command == "keys":
-            for name, key in keys.items():
-                sync(run_dir, name, key)
-        elif command == "take":
-            taken, refused = take_results(source, run_dir, keys)
-            print("\n".join(taken))
-            if refused:
-                raise StageError("\n  ".join(["these are not taken:", *refused]))
-        else:
-            chosen = chosen_stages(notebooks)
-            for name, text in plan(run_dir, {name: keys[name] for name in chosen}):
-                print(f"{name:<24} {text}")
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    profile, run_dir, data_root = resolve(**given)
+    keys = stage_keys(profile, seed=given["seed"], data_root=data_root)
+    if command != "plan" or (run_dir / "run.json").exists():
+        check_run_folder(run_dir, profile.name, given["seed"])
+    if command == "keys":
+        for name, key in keys.items():
+            sync(run_dir, name, key)
+    elif command == "take":
+        taken, refused = take_results(source, run_dir, keys)
+        print("\n".join(taken))
+        if refused:
+            raise StageError("\n  ".join(["these are not taken:", *refused]))
+    else:
+        chosen = chosen_stages(notebooks)
+        for name, text in plan(run_dir, {name: keys[name] for name in chosen}):
+            print(f"{name:<24} {text}")
     return 0
 
 

@@ -19,7 +19,7 @@ from huggingface_hub import snapshot_download
 from safetensors import SafetensorError, safe_open
 from transformers import Dinov2Config, Dinov2Model
 
-from ..errors import InputError
+from ..errors import InputError, one_line_errors
 from ..profiles import Profile
 
 # the attention of Stable Diffusion's VAE has two sets of names; v1.4's file has the older one
@@ -158,17 +158,14 @@ def _weight_files(folder: Path) -> list[Path]:
     return files
 
 
+@one_line_errors
 def main(arguments: list[str] | None = None) -> int:
     """The command. Exit code 2 for bad input, with one line on stderr."""
     parser = argparse.ArgumentParser(prog="python -m ldmseg_lib.models.weight_accounting", description=__doc__)
     parser.add_argument("--profile", default="paper")
     parser.add_argument("--overrides")
     given = parser.parse_args(arguments)
-    try:
-        accounts = account_for_weights(Profile.load(given.profile, given.overrides))
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    accounts = account_for_weights(Profile.load(given.profile, given.overrides))
     for checkpoint, fates in accounts.items():
         used = [fate for fate in fates if fate.used_as is not None]
         print(f"{checkpoint}: {len(fates)} tensors, {len(used)} used")

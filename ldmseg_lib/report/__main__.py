@@ -5,10 +5,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..errors import InputError
+from ..errors import one_line_errors
 from .site import build_site
 
 
+@one_line_errors
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns its exit code."""
     parser = argparse.ArgumentParser(
@@ -18,11 +19,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("run_dir", type=Path, help="such as runs/demo")
     parser.add_argument("--out", type=Path, help="folder of the site (default: site/<name of the run folder>)")
     options = parser.parse_args(arguments)
-    try:
-        print(build_site(options.run_dir, options.out))
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    print(build_site(options.run_dir, options.out))
     return 0
 
 
