@@ -28,6 +28,7 @@ from ldmseg_lib.training.autoencoder import train_autoencoder
 from ldmseg_lib.training.diffusion import train_diffusion
 
 GOAL = 80.0
+AUTOENCODER_STEPS, DIFFUSION_STEPS = 1500, 4000
 RESULT = Path(__file__).parent / "results" / "overfit_photographs.json"
 REDUCED: dict[str, Any] = {
     "data.image_size": 64,
@@ -139,8 +140,8 @@ def main() -> int:
     parser.add_argument("data", type=Path, help="a COCO-panoptic folder, such as coco_permissive")
     parser.add_argument("folder", type=Path, help="for checkpoints")
     parser.add_argument("--images", type=int, default=16)
-    parser.add_argument("--autoencoder-steps", type=int, default=600)
-    parser.add_argument("--diffusion-steps", type=int, default=4000)
+    parser.add_argument("--autoencoder-steps", type=int, default=AUTOENCODER_STEPS)
+    parser.add_argument("--diffusion-steps", type=int, default=DIFFUSION_STEPS)
     options = parser.parse_args()
     profile = reduced_profile(autoencoder_steps=options.autoencoder_steps, diffusion_steps=options.diffusion_steps)
     data = choose_images(options.data, options.folder / "data", options.images)

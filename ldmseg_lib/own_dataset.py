@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 from tqdm.auto import tqdm
 
+from . import paths
 from .data.convert import convert
 from .data.instance_sources import mask_folders
 from .data.panoptic import PanopticDataset
@@ -20,6 +21,7 @@ from .errors import InputError
 from .evaluation.instance_quality import evaluate_instances
 from .evaluation.reconstruction import evaluate_reconstruction
 from .evaluation.segmentation import Cleaning
+from .pipeline import LDMSegPipeline
 from .plots import LossPlot
 from .profiles import Profile
 from .stages import StageRun
@@ -105,22 +107,28 @@ def write_mask_folders(folder: Path, split: str, *, scenes: int, size: int) -> P
 def train_and_judge(stage: StageRun, root: Path) -> dict[str, Any]:
     """Train autoencoder and diffusion model on `root`/train and judge them on `root`/val; the stage's metrics.
 
-    Leaves in the stage's folder: autoencoder/, diffusion/pipeline/, and predictions in COCO's format.
+    With `own_dataset.start` the autoencoder is that pipeline's as it is, and its diffusion model is trained further.
+    Leaves in the stage's folder: diffusion/pipeline/, and predictions in COCO's format.
 
     Raises:
-        InputError: the folder has more classes than the model has ids.
+        InputError: the folder has more classes than the model has ids, or the start does not fit the settings.
     """
     profile, folder = own_profile(stage.profile), stage.folder
-    settings = profile.evaluation
+    settings, name = profile.evaluation, stage.profile.own_dataset.start
     train = training_split(profile, root, seed=stage.seed)
     _require_ids(train, profile.data.num_ids)
-    autoencoder, first = train_autoencoder(
-        profile,
-        train,
-        folder / "autoencoder_training",
-        seed=stage.seed,
-        on_log=LossPlot(folder / "autoencoder_training" / "metrics.jsonl", values=("cross_entropy", "bce", "dice")),
-    )
+    start = None if name is None else _start(name, profile)
+    if start is None:
+        losses = folder / "autoencoder_training" / "metrics.jsonl"
+        autoencoder, first = train_autoencoder(
+            profile,
+            train,
+            losses.parent,
+            seed=stage.seed,
+            on_log=LossPlot(losses, values=("cross_entropy", "bce", "dice")),
+        )
+    else:
+        autoencoder, first = start.autoencoder, None
     ceiling = evaluate_reconstruction(
         autoencoder,
         validation_crops(profile, root, seed=stage.seed, max_images=settings.num_images),
@@ -133,6 +141,7 @@ def train_and_judge(stage: StageRun, root: Path) -> dict[str, Any]:
         {"mask": autoencoder},
         folder / "diffusion",
         seed=stage.seed,
+        start=start,
         trained_on_photographs=stage.data_given,
         on_log=LossPlot(folder / "diffusion" / "metrics.jsonl"),
     )
@@ -150,15 +159,28 @@ def train_and_judge(stage: StageRun, root: Path) -> dict[str, Any]:
     return {
         **scores,
         "reconstruction": {**ceiling["class_agnostic"]["All"], "miou": ceiling["miou"]},
-        "training": {"autoencoder": asdict(first), "diffusion": asdict(second)},
+        "training": {"autoencoder": first and asdict(first), "diffusion": asdict(second)},
         "images": {"train": len(train), "val": len(val)},
         "num_ids": profile.data.num_ids,
         "min_area": settings.min_area,
         "tile_size": settings.tile_size,
         "provenance": provenance(profile, train, val, name=root.name if stage.data_given else None),
         "notes": val.notes,
-        "weights": "trained by this notebook",
+        "weights": "trained by this notebook" if name is None else f"trained by this notebook, begun from {name}",
     }
+
+
+def _start(name: str, profile: Profile) -> LDMSegPipeline:
+    """The pipeline to go on from; a relative folder is one of the checkout, wherever the notebook runs."""
+    folder = paths.ROOT / name
+    start = LDMSegPipeline.from_pretrained(folder if folder.is_dir() else name)
+    theirs = start.autoencoder.config.num_ids
+    if theirs != profile.data.num_ids:
+        raise InputError(
+            f"the model {name} of own_dataset.start has {theirs} ids, and own_dataset.num_ids is "
+            f"{profile.data.num_ids}; set that to {theirs}"
+        )
+    return start
 
 
 def _require_ids(dataset: PanopticDataset, num_ids: int) -> None:
@@ -177,7 +199,9 @@ def provenance(profile: Profile, train: PanopticDataset, val: PanopticDataset, *
     return [
         f"Data: {name or 'embedded scenes, converted from masks'}, {len(train)} images for training, {len(val)} held "
         f"out; {pieces}; num_ids = {own.num_ids}, min_area = {own.min_area} px",
-        f"autoencoder: {own.autoencoder_steps} steps of batch {batches['autoencoder']}",
+        f"begun from the model {own.start}, whose autoencoder is kept"
+        if own.start
+        else f"autoencoder: {own.autoencoder_steps} steps of batch {batches['autoencoder']}",
         f"diffusion: {own.diffusion_steps} steps of batch {batches['diffusion']}, {own.num_inference_steps} denoising "
         "steps",
     ]

@@ -304,12 +304,13 @@ class ComponentsProfile:
 class OwnDatasetProfile:
     """A model of one's own folder (notebook 13). What is not here is as in the main sections."""
 
+    start: str | None  # a trained pipeline to go on from: a folder, "embedded", a name on the hub; None: random weights
     train_scenes: int  # without a folder: drawn scenes that stand for one's own images
     val_scenes: int
     crop_size: int | None  # side in pixels of the training crops, and of the tiles in evaluation; None: whole images
     num_ids: int  # of a crop, void included
     semantic_fraction: float  # share of semantic maps in both trainings
-    autoencoder_steps: int
+    autoencoder_steps: int  # not used with `start`, whose autoencoder is kept
     diffusion_steps: int
     num_images: int | None  # judged: the first so many of the validation split; None: all
     num_inference_steps: int

@@ -6,6 +6,7 @@ from pathlib import Path
 import nbformat
 import numpy as np
 import pytest
+import torch
 
 from ldmseg_lib import paths
 from ldmseg_lib.data.check import check_dataset
@@ -18,6 +19,7 @@ from ldmseg_lib.evaluation.instance_quality import confidence_maps, evaluate_ins
 from ldmseg_lib.evaluation.segmentation import Cleaning, evaluate_segmentation, sample_split
 from ldmseg_lib.files import read_json
 from ldmseg_lib.own_dataset import own_folder, own_profile, train_and_judge
+from ldmseg_lib.pipeline import LDMSegPipeline
 from ldmseg_lib.profiles import Profile
 from ldmseg_lib.results import load_results, write_table
 from ldmseg_lib.stages import open_stage
@@ -105,6 +107,34 @@ def test_more_classes_than_ids_are_named(tmp_path: Path, smoke_data: Path) -> No
     few = {"own_dataset.num_ids": 4}
     stage = open_stage(NAME, profile="smoke", data_root=smoke_data, run_dir=tmp_path / "run", overrides=few)
     with pytest.raises(InputError, match=r"classes, which do not fit into 4 ids .* own_dataset.num_ids to"):
+        train_and_judge(stage, smoke_data)
+
+
+def test_a_trained_model_is_gone_on_from_and_its_autoencoder_kept(
+    tmp_path: Path, smoke_data: Path, smoke_pipeline
+) -> None:
+    source = tmp_path / "trained"
+    smoke_pipeline.save_pretrained(source)
+    ids = smoke_pipeline.autoencoder.config.num_ids
+    overrides = {"own_dataset.start": str(source), "own_dataset.num_ids": ids, "own_dataset.diffusion_steps": 1}
+    stage = open_stage(NAME, profile="smoke", data_root=smoke_data, run_dir=tmp_path / "run", overrides=overrides)
+    metrics = train_and_judge(stage, smoke_data)
+    assert metrics["training"]["autoencoder"] is None and str(source) in metrics["weights"]
+    assert f"begun from the model {source}, whose autoencoder is kept" in metrics["provenance"]
+    made = LDMSegPipeline.from_pretrained(stage.folder / "diffusion" / "pipeline")
+    for name, weights in smoke_pipeline.autoencoder.state_dict().items():
+        assert torch.equal(weights, made.autoencoder.state_dict()[name]), name
+    first, second = (pipeline.denoiser.state_dict() for pipeline in (smoke_pipeline, made))
+    moved = [(first[name] - second[name]).abs().max().item() for name in first if first[name].is_floating_point()]
+    assert 0 < max(moved) < 0.05, "one step from the given weights, not from random ones"
+
+
+def test_a_start_with_other_ids_is_refused_with_the_remedy(tmp_path: Path, smoke_data: Path, smoke_pipeline) -> None:
+    smoke_pipeline.save_pretrained(tmp_path / "trained")
+    ids = smoke_pipeline.autoencoder.config.num_ids
+    overrides = {"own_dataset.start": str(tmp_path / "trained"), "own_dataset.num_ids": 2 * ids}
+    stage = open_stage(NAME, profile="smoke", data_root=smoke_data, run_dir=tmp_path / "run", overrides=overrides)
+    with pytest.raises(InputError, match=f"has {ids} ids, and own_dataset.num_ids is {2 * ids}; set that to {ids}"):
         train_and_judge(stage, smoke_data)
 
 

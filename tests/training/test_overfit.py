@@ -4,7 +4,14 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.overfit_photographs import GOAL, choose_images, overfit, reduced_profile
+from benchmarks.overfit_photographs import (
+    AUTOENCODER_STEPS,
+    DIFFUSION_STEPS,
+    GOAL,
+    choose_images,
+    overfit,
+    reduced_profile,
+)
 from ldmseg_lib.data.check import check_dataset
 
 
@@ -26,5 +33,6 @@ def test_the_path_runs_on_photographs_from_data_to_score(shared_data: Path, tmp_
 @pytest.mark.slow
 def test_it_overfits_sixteen_photographs(shared_data: Path, tmp_path: Path) -> None:
     data = choose_images(shared_data / "coco_permissive", tmp_path / "data", 16)
-    result = overfit(reduced_profile(autoencoder_steps=600, diffusion_steps=4000), data, tmp_path)
+    profile = reduced_profile(autoencoder_steps=AUTOENCODER_STEPS, diffusion_steps=DIFFUSION_STEPS)
+    result = overfit(profile, data, tmp_path)
     assert result["class-agnostic PQ"] > GOAL, result
