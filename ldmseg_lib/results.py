@@ -22,7 +22,6 @@ from .tables import TABLES, Table
 
 # Whose budget a caption tells, and the section of the profile that says it.
 _TRAININGS = {"02_autoencoder": "autoencoder", "03_encodings": "encodings", "04_diffusion": "diffusion"}
-_MARK = re.compile(r"(<!-- generated: demo -->\n)(.*?)(<!-- end -->)", flags=re.DOTALL)
 # what these say is true of all that is made with them
 _MODEL = ("01_dataset", "02_autoencoder", "04_diffusion")
 _CAPTIONS = {
@@ -39,6 +38,8 @@ _CAPTIONS = {
     "figure_agreement": "Several samples of one image, their consensus, and where they agree",
     "figure_agreement_levels": "Pixels by the number of samples that agree, and how many of them are right",
     "figure_mask_editor": "The mask editor, as a batch run shows it",
+    "figure_own_dataset_best": "The best of the validation images: image, truth, prediction",
+    "figure_own_dataset_worst": "The worst of them",
 }
 """Of the figures in README, by file name; another figure is called by that."""
 
@@ -244,7 +245,8 @@ def publish(run_dir: str | Path) -> list[Path]:
     """Write the tables of a run; for a run under runs/, bring tables, figures and records into the repository.
 
     runs/demo goes to tables/demo (records in tables/demo/results) and figures/demo, and into README.md between its
-    marks `<!-- generated: demo -->` and `<!-- end -->`. A run elsewhere keeps its tables in its own folder.
+    marks `<!-- generated: demo -->` and `<!-- end -->`; so does any other run under runs/ that README.md has marks for.
+    A run elsewhere keeps its tables in its own folder.
 
     Returns:
         The files written, all formats.
@@ -268,9 +270,9 @@ def publish(run_dir: str | Path) -> list[Path]:
     for stage, record in results.items():
         written.append(paths.TABLES / name / "results" / f"{stage}.json")
         files.write_json(written[-1], record)
-    if name == "demo":
+    if name == "demo" or (paths.README.exists() and _mark(name).search(paths.README.read_text())):
         written.append(paths.README)
-        update_readme(paths.README, readme_block(results, paths.FIGURES / name))
+        update_readme(paths.README, name, readme_block(results, paths.FIGURES / name))
     return written
 
 
@@ -303,18 +305,23 @@ def readme_block(results: Records, figures: Path) -> str:
     return "\n\n".join(parts)
 
 
-def update_readme(readme: Path, block: str) -> None:
-    """Put `block` between the marks of `readme`; everything else stays.
+def _mark(name: str) -> re.Pattern[str]:
+    return re.compile(rf"(<!-- generated: {re.escape(name)} -->\n)(.*?)(<!-- end -->)", flags=re.DOTALL)
+
+
+def update_readme(readme: Path, name: str, block: str) -> None:
+    """Put `block` between the marks that `readme` has for the run `name`; everything else stays.
 
     Raises:
         InputError: the marks are not there.
     """
     text = readme.read_text() if readme.exists() else ""
-    if not _MARK.search(text):
+    mark = _mark(name)
+    if not mark.search(text):
         raise InputError(
-            f"{readme} has no '<!-- generated: demo -->' with '<!-- end -->' after it; put the two lines back"
+            f"{readme} has no '<!-- generated: {name} -->' with '<!-- end -->' after it; put the two lines back"
         )
-    files.write_text(readme, _MARK.sub(lambda match: f"{match[1]}\n{block}\n\n{match[3]}", text, count=1))
+    files.write_text(readme, mark.sub(lambda match: f"{match[1]}\n{block}\n\n{match[3]}", text, count=1))
 
 
 @one_line_errors

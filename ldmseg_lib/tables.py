@@ -339,7 +339,6 @@ TABLES = {
             title="A model of one's own folder, on its validation images",
             stages=("13_own_dataset",),
             build=own_dataset,
-            in_readme=False,
         ),
         Table(
             name="multitask",

@@ -269,6 +269,15 @@ def test_other_profiles_leave_the_readme_alone(repository: Path) -> None:
     assert (repository / "README.md").read_text() == before and (repository / "tables" / "smoke").is_dir()
 
 
+def test_another_run_comes_into_the_readme_where_that_has_marks_for_it(repository: Path) -> None:
+    readme = repository / "README.md"
+    readme.write_text(readme.read_text() + "<!-- generated: mine -->\n<!-- end -->\nlast\n")
+    publish(make_run(repository / "runs" / "mine"))
+    first, _, second = readme.read_text().partition("<!-- generated: mine -->\n")
+    assert "outdated" in first and "| + both | 43.0 |" in second and second.endswith("<!-- end -->\nlast\n")
+    assert "](figures/mine/figure_s3.png)" in second
+
+
 def test_a_run_outside_the_runs_folder_stays_there(repository: Path) -> None:
     run = make_run(repository / "elsewhere" / "demo")
     publish(run)
@@ -280,5 +289,5 @@ def test_what_cannot_be_published_is_said_in_one_line(repository: Path, capsys: 
     assert results.main(["publish", str(repository / "runs" / "empty")]) == 2
     (repository / "README.md").write_text("no marks")
     with pytest.raises(InputError, match="generated: demo"):
-        update_readme(repository / "README.md", "block")
+        update_readme(repository / "README.md", "demo", "block")
     assert capsys.readouterr().err.count("\n") == 1
