@@ -2,11 +2,13 @@
 
     python benchmarks/overfit_photographs.py ../shared/data/coco_permissive runs/benchmarks/overfit
 
-The `paper` profile's code path (ids as bits, noise prediction, min-SNR weights, self-conditioning, instance and
-semantic tasks, EMA, DDPM sampling, min_area 0) at reduced size: images of 64 px, 32 ids, small networks, nothing
-pretrained. Chosen are the first 16 training images whose segments are all things of at least 1 % of the image, none a
-crowd, and the categories that they show. Only things are labelled in that folder and void forgives, so this proves a
-path, not a quality. An interrupted run goes on.
+The `paper` profile's code path (random ids as bits, void, self-conditioning, instance and semantic tasks, EMA, DDPM
+sampling, min_area 0) at reduced size: images of 64 px, 16 ids, small networks, nothing pretrained, and the loss of
+`demo`: z_0 itself is predicted, all noise levels weigh the same. The paper's loss all but ignores the noisiest levels, at
+which the image alone decides, and with it the same networks had a class-agnostic PQ of 34 after 2,000 steps. Chosen are
+the first 16 training images whose segments are all things of at least 1 % of the image, none a crowd, as far as their
+categories fit into the ids. Only things are labelled in that folder and void forgives, so this proves a path, not a
+quality. An interrupted run goes on.
 """
 
 import argparse
@@ -28,11 +30,11 @@ from ldmseg_lib.training.autoencoder import train_autoencoder
 from ldmseg_lib.training.diffusion import train_diffusion
 
 GOAL = 80.0
-AUTOENCODER_STEPS, DIFFUSION_STEPS = 1500, 4000
+AUTOENCODER_STEPS, DIFFUSION_STEPS = 1500, 3000
 RESULT = Path(__file__).parent / "results" / "overfit_photographs.json"
 REDUCED: dict[str, Any] = {
     "data.image_size": 64,
-    "data.num_ids": 32,
+    "data.num_ids": 16,
     "data.workers": 0,
     "autoencoder.channels": [16, 48, 128],
     "autoencoder.num_upscalers": 1,
@@ -56,6 +58,8 @@ REDUCED: dict[str, Any] = {
     "image_encoder.input_size": None,
     "image_encoder.layer": None,
     "image_encoder.trainable": True,
+    "diffusion.prediction_type": "sample",
+    "diffusion.loss_weight": "x0",
     "diffusion.training.precision": "fp32",
     "diffusion.training.batch_size": 16,
     "diffusion.training.learning_rate": 1e-3,
@@ -69,24 +73,27 @@ REDUCED: dict[str, Any] = {
 def choose_images(source: Path, target: Path, count: int) -> Path:
     """A data folder whose train and val splits are the same `count` photographs of `source`; these are linked.
 
-    Its categories are those that the photographs show.
+    Its categories are those that the photographs show, one fewer than there are ids.
     """
     document = read_json(source / "panoptic_train.json")
     sizes = {image["id"]: image["height"] * image["width"] for image in document["images"]}
-    suitable = [
-        annotation
-        for annotation in document["annotations"]
-        if annotation["segments_info"]
-        and all(
-            not segment["iscrowd"] and segment["area"] >= sizes[annotation["image_id"]] / 100
-            for segment in annotation["segments_info"]
-        )
-    ][:count]
+    suitable: list[dict[str, Any]] = []
+    shown: set[int] = set()
+    for annotation in document["annotations"]:
+        segments = annotation["segments_info"]
+        least = sizes[annotation["image_id"]] / 100
+        together = shown | {segment["category_id"] for segment in segments}
+        large = all(not segment["iscrowd"] and segment["area"] >= least for segment in segments)
+        if segments and large and len(together) < REDUCED["data.num_ids"] and len(suitable) < count:
+            suitable.append(annotation)
+            shown = together
     if len(suitable) < count:
-        raise InputError(f"{source}: {len(suitable)} photographs have large segments alone, and {count} are asked for")
+        raise InputError(
+            f"{source}: {len(suitable)} photographs have large segments alone and categories that fit into "
+            f"{REDUCED['data.num_ids']} ids, and {count} are asked for"
+        )
     chosen = {annotation["image_id"] for annotation in suitable}
     images = [image for image in document["images"] if image["id"] in chosen]
-    shown = {segment["category_id"] for annotation in suitable for segment in annotation["segments_info"]}
     categories = [category for category in document["categories"] if category["id"] in shown]
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)

@@ -277,7 +277,7 @@ def start_holder(run_dir: Path, seconds: float) -> subprocess.Popen:
 def test_a_second_process_waits_says_so_and_takes_the_first_ones_result(
     tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    with start_holder(tmp_path, 1.0):
+    with start_holder(tmp_path, 3.0):
         stage = opened("01", tmp_path)
         assert stage.compute(pytest.fail) == {"by": "holder"}
     assert "at work in" in capsys.readouterr().out

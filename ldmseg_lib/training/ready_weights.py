@@ -139,7 +139,9 @@ def _facts(profile: Profile, metrics: Mapping[str, Any], command: str, *, start:
     budgets = {"autoencoder": profile.autoencoder.training, "diffusion": profile.diffusion.training}
     if start is not None:
         del budgets["autoencoder"]
-    begun = "random weights" if start is None else f"the pipeline {start}, whose autoencoder is kept"
+    begun = "random weights"
+    if start is not None:
+        begun = f"the pipeline {start}, which its own run trained on its training scenes, and whose autoencoder is kept"
     trained = "; ".join(f"{name}: {b.steps} steps of batch {b.batch_size}" for name, b in budgets.items())
     return TrainingFacts(
         data=(

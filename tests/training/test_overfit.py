@@ -24,8 +24,8 @@ def test_the_path_runs_on_photographs_from_data_to_score(shared_data: Path, tmp_
         "autoencoder.training.batch_size": 2,
     }
     profile = reduced_profile(autoencoder_steps=2, diffusion_steps=2, **few)
-    assert profile.diffusion.prediction_type == "epsilon" and profile.diffusion.loss_weight == "min_snr"
-    assert profile.data.num_ids == 32 and profile.diffusion.self_condition_probability == 1.0
+    assert profile.evaluation.sampler == "ddpm" and profile.data.unlabelled == "void"
+    assert profile.data.num_ids == 16 and profile.diffusion.self_condition_probability == 1.0
     result = overfit(profile, data, tmp_path)
     assert result["images"] == 2 and 0 <= result["class-agnostic PQ"] <= 100
 
