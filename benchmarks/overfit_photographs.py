@@ -7,8 +7,8 @@ sampling, min_area 0) at reduced size: images of 64 px, 16 ids, small networks, 
 `demo`: z_0 itself is predicted, all noise levels weigh the same. The paper's loss all but ignores the noisiest levels,
 at which the image alone decides, and with it the same networks had a class-agnostic PQ of 34 after 2,000 steps. Chosen
 are the first 16 training images whose segments are all things of at least 1 % of the image, none a crowd, as far as
-their categories fit into the ids. Only things are labelled in that folder and void forgives, so this proves a path, not a
-quality. An interrupted run goes on.
+their categories fit into the ids. Only things are labelled in that folder and void forgives, so this proves a path, not
+a quality. An interrupted run goes on.
 """
 
 import argparse
