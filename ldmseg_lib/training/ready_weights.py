@@ -21,7 +21,7 @@ from ..data.splits import training_split, validation_split
 from ..data.synthetic import write_dataset
 from ..errors import InputError
 from ..evaluation.segmentation import Cleaning, evaluate_segmentation
-from ..files import write_text
+from ..files import read_json, write_json, write_text
 from ..machine import device_name
 from ..model_card import TrainingFacts, model_card
 from ..pipeline import LDMSegPipeline
@@ -83,6 +83,7 @@ def make_ready_weights(
     with tempfile.TemporaryDirectory(prefix=".ready-", dir=out.parent) as temporary:
         packed, old = Path(temporary) / "new", Path(temporary) / "old"
         LDMSegPipeline.from_pretrained(source, dtype=torch.float16).save_pretrained(packed)
+        _forget_origin(packed)
         _require_small(packed)
         pipeline = LDMSegPipeline.from_pretrained(packed).to(device)
         metrics = _measure(profile, pipeline, root, seed)
@@ -103,6 +104,14 @@ def _train(profile: Profile, root: Path, work: Path, seed: int, start: Path | No
         autoencoder = first.autoencoder
     train_diffusion(profile, train, {"mask": autoencoder}, work / "diffusion", seed=seed, start=first)
     return work / "diffusion" / "pipeline"
+
+
+def _forget_origin(folder: Path) -> None:
+    """Drop what diffusers notes of the folder that the weights were loaded from: it means nothing elsewhere."""
+    for path in folder.rglob("*.json"):
+        settings = read_json(path)
+        settings.pop("_name_or_path", None)
+        write_json(path, settings)
 
 
 def _require_small(folder: Path) -> None:

@@ -43,6 +43,13 @@ def test_its_card_says_data_budget_metrics_limits_biases_and_how_to_make_it(made
         assert part in card, part
 
 
+def test_it_does_not_say_where_it_lay_before_it_was_packed(made: Path) -> None:
+    settings = list((made / "weights" / "embedded").rglob("*.json"))
+    assert len(settings) == 4
+    for path in settings:
+        assert "_name_or_path" not in path.read_text() and str(made) not in path.read_text()
+
+
 def test_its_scenes_are_its_own(made: Path) -> None:
     """Neither trained nor judged on what anyone else trains or judges on."""
     for split in SPLITS:
