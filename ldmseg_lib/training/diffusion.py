@@ -202,6 +202,8 @@ def train_diffusion(
     else:
         image_encoder = copy.deepcopy(start.image_encoder)
         denoiser = start.denoiser.with_tasks(list(profile.diffusion.tasks))
+        if profile.diffusion.self_condition_probability > 0:
+            denoiser.register_to_config(self_condition=True)
     if profile.diffusion.training.gradient_checkpointing:
         denoiser.unet.enable_gradient_checkpointing()
     training = profile.diffusion.training

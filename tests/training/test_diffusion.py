@@ -238,6 +238,22 @@ def test_training_without_average_saves_one_pipeline(smoke_profile, smoke_run, t
     assert (tmp_path / "pipeline").is_dir() and not (tmp_path / "pipeline_last").exists()
 
 
+@pytest.mark.parametrize("probability", [0.0, 1.0])
+def test_a_start_that_never_saw_its_estimates_is_shown_them_if_it_now_learns_to(
+    smoke_profile, smoke_run, tmp_path, probability
+):
+    start = LDMSegPipeline.from_pretrained(smoke_run.folder / "diffusion" / "pipeline")
+    start.denoiser.register_to_config(self_condition=False)
+    training = dataclasses.replace(smoke_profile.diffusion.training, steps=1, warmup_steps=0, ema_decay=None)
+    diffusion = dataclasses.replace(smoke_profile.diffusion, training=training, self_condition_probability=probability)
+    profile = dataclasses.replace(smoke_profile, diffusion=diffusion)
+    trained, _ = train_diffusion(
+        profile, smoke_run.dataset, {"mask": start.autoencoder}, tmp_path / "trained", start=start
+    )
+    assert trained.denoiser.config.self_condition == (probability > 0)
+    assert not start.denoiser.config.self_condition
+
+
 @pytest.mark.parametrize(("power", "median"), [(1.0, 500), (3.0, 875), (0.5, 293)])
 def test_timesteps_are_bent_to_the_noisy_or_the_clear_end(power, median):
     """The median of 1000 (1 - (1 - u)^p) is that of u = 1/2; both ends are reached."""
