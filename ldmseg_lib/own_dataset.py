@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Integer, UInt8
 from PIL import Image
 from tqdm.auto import tqdm
 
@@ -24,6 +25,7 @@ from .evaluation.segmentation import Cleaning
 from .pipeline import LDMSegPipeline
 from .plots import LossPlot
 from .profiles import Profile
+from .segment_colors import ranked_ids
 from .stages import StageRun
 from .training.autoencoder import train_autoencoder
 from .training.diffusion import train_diffusion
@@ -168,6 +170,20 @@ def train_and_judge(stage: StageRun, root: Path) -> dict[str, Any]:
         "notes": val.notes,
         "weights": "trained by this notebook" if name is None else f"trained by this notebook, begun from {name}",
     }
+
+
+def central_crop(
+    image: UInt8[np.ndarray, "height width 3"], ids: Integer[np.ndarray, "height width"], *, side: int, num_ids: int
+) -> tuple[UInt8[np.ndarray, "top left 3"], Integer[np.ndarray, "top left"]]:
+    """The middle of an image and of its id map, at most `side` pixels a side, with ids that a model of crops knows.
+
+    The ids of an image that was predicted in tiles have no bound; here they are numbered anew by falling area, and what
+    is beyond `num_ids` - 1 is void.
+    """
+    top, left = (max(0, (length - side) // 2) for length in ids.shape)
+    window = slice(top, top + side), slice(left, left + side)
+    ranked = ranked_ids(ids[window])
+    return image[window], np.where(ranked < num_ids, ranked, 0)
 
 
 def _start(name: str, profile: Profile) -> LDMSegPipeline:

@@ -18,7 +18,7 @@ from ldmseg_lib.errors import InputError
 from ldmseg_lib.evaluation.instance_quality import confidence_maps, evaluate_instances, scored_segments
 from ldmseg_lib.evaluation.segmentation import Cleaning, evaluate_segmentation, sample_split
 from ldmseg_lib.files import read_json
-from ldmseg_lib.own_dataset import own_folder, own_profile, train_and_judge
+from ldmseg_lib.own_dataset import central_crop, own_folder, own_profile, train_and_judge
 from ldmseg_lib.pipeline import LDMSegPipeline
 from ldmseg_lib.profiles import Profile
 from ldmseg_lib.results import load_results, write_table
@@ -127,6 +127,16 @@ def test_a_trained_model_is_gone_on_from_and_its_autoencoder_kept(
     first, second = (pipeline.denoiser.state_dict() for pipeline in (smoke_pipeline, made))
     moved = [(first[name] - second[name]).abs().max().item() for name in first if first[name].is_floating_point()]
     assert 0 < max(moved) < 0.05, "one step from the given weights, not from random ones"
+
+
+def test_what_is_corrected_by_hand_is_the_middle_with_ids_that_the_model_knows() -> None:
+    ids = np.zeros((6, 8), np.int64)
+    ids[1:5, 2:4], ids[1:5, 4], ids[1:4, 5], ids[4, 5], ids[0, 0] = 700, 31, 40, 9, 5
+    image = np.arange(6 * 8 * 3, dtype=np.uint8).reshape(6, 8, 3)
+    found, corrected = central_crop(image, ids, side=4, num_ids=4)
+    assert np.array_equal(found, image[1:5, 2:6])
+    assert corrected.tolist() == [[1, 1, 2, 3]] * 3 + [[1, 1, 2, 0]]
+    assert central_crop(image, ids, side=100, num_ids=4)[1].shape == (6, 8)
 
 
 def test_a_start_with_other_ids_is_refused_with_the_remedy(tmp_path: Path, smoke_data: Path, smoke_pipeline) -> None:
