@@ -109,11 +109,12 @@ def contact_sheet(
         titles: of the columns.
         labels: like the id maps of `rows`: text for the segment ids of each, or None.
         alpha: share of the colour.
-        side: of a picture, in inches.
+        side: width of a picture, in inches; a row is as high as its image.
     """
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(side * len(titles), side * len(rows) + 0.25))
-        axes = figure.subplots(len(rows), len(titles), squeeze=False)
+        heights = [row[0].shape[0] / row[0].shape[1] for row in rows]
+        figure = Figure(figsize=(side * len(titles), side * sum(heights) + 0.25))
+        axes = figure.subplots(len(rows), len(titles), squeeze=False, height_ratios=heights)
         for number, (line, row) in enumerate(zip(axes, rows, strict=True)):
             image, *maps = row
             show_picture(line[0], image)

@@ -104,6 +104,13 @@ def test_a_contact_sheet_colours_a_segment_alike_across_its_row() -> None:
     assert [ax.texts[0].get_text() for ax in axes[1:3]] == ["left", "left"]
 
 
+def test_a_row_of_a_contact_sheet_is_as_high_as_its_image() -> None:
+    rows = [(np.zeros((h, 40, 3), np.uint8), np.ones((h, 40), np.int64)) for h in (40, 20, 80)]
+    figure = plots.contact_sheet(rows, ["image", "segments"], side=2.0)
+    assert figure.get_size_inches() == pytest.approx((4.0, 2.0 + 1.0 + 4.0 + 0.25))
+    assert figure.axes[0].get_gridspec().get_height_ratios() == [1.0, 0.5, 2.0]
+
+
 def test_a_contact_sheet_takes_depth_and_marks_what_is_unknown() -> None:
     depth = np.array([[0.0, 2.0], [1.0, np.nan]], dtype=np.float32)
     ids = np.ones((2, 2), dtype=np.int64)
