@@ -75,9 +75,12 @@ def test_a_pipeline_trained_elsewhere_is_packed_and_an_older_one_replaced(
         str(tmp_path / "o"),
     ]
     for _ in range(2):
-        assert main([*command, "--pipeline", str(made / "work" / "diffusion" / "pipeline")]) == 0
+        trained = str(made / "work" / "diffusion" / "pipeline")
+        assert main([*command, "--pipeline", trained, "--further-steps", "1", "3"]) == 0
     assert "class-agnostic PQ" in capsys.readouterr().out
-    assert f'--overrides "{overrides}"' in (tmp_path / "o" / "README.md").read_text()
+    card = (tmp_path / "o" / "README.md").read_text()
+    assert f'--overrides "{overrides}"' in card
+    assert "| class-agnostic PQ with 1 steps |" in card and "| class-agnostic PQ with 3 steps |" in card
     assert [path.name for path in tmp_path.iterdir()] == ["o"]
 
 
