@@ -69,3 +69,17 @@ def test_the_readme_gives_the_measured_speed_of_sampling_and_of_training_on_two_
     assert list(map(int, stated.groups())) == [round(found["images a second"]) for found in measured] + list(
         map(round, waiting)
     )
+
+
+def test_the_readme_gives_the_measured_overfit_of_photographs():
+    measured = result("overfit_photographs")
+    images, quality, samples, steps, ceiling, minutes = re.search(
+        r"overfits (\d+) COCO images .* to a class-agnostic PQ of ([\d.]+), the mean of (\d+) samples of (\d+) steps,"
+        r" where the autoencoder alone has ([\d.]+); (\d+) minutes",
+        README,
+    ).groups()
+    assert float(quality) == measured["class-agnostic PQ"] > measured["goal, class-agnostic PQ"]
+    assert int(images) == measured["images"] and int(steps) == measured["sampling steps"]
+    assert int(samples) == len(measured["class-agnostic PQ, each sample"])
+    assert float(ceiling) == measured["autoencoder, class-agnostic PQ at 64 px"]
+    assert int(minutes) == round(measured["seconds of training"] / 60)
