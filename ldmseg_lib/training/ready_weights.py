@@ -20,6 +20,7 @@ from .. import paths
 from ..data.splits import training_split, validation_split
 from ..data.synthetic import write_dataset
 from ..errors import InputError
+from ..evaluation.agreement import evaluate_agreement
 from ..evaluation.segmentation import Cleaning, evaluate_segmentation
 from ..files import read_json, write_json, write_text
 from ..machine import device_name
@@ -44,6 +45,7 @@ def make_ready_weights(
     trained: Path | None = None,
     seed: int = 0,
     further_steps: Sequence[int] = (),
+    samples: int = 1,
     command: str = "python -m ldmseg_lib.training.ready_weights",
     progress: bool = True,
 ) -> dict[str, Any]:
@@ -57,6 +59,7 @@ def make_ready_weights(
         trained: a pipeline trained on the scenes of ready_train elsewhere.
         seed: of the training and of the samples.
         further_steps: numbers of sampling steps at which class-agnostic PQ is measured beside the profile's.
+        samples: of each image, whose consensus is measured too if they are several.
         command: what the card says to run.
         progress: show progress bars.
 
@@ -88,7 +91,7 @@ def make_ready_weights(
         _forget_origin(packed)
         _require_small(packed)
         pipeline = LDMSegPipeline.from_pretrained(packed).to(device)
-        metrics = _measure(profile, pipeline, root, seed, further_steps)
+        metrics = _measure(profile, pipeline, root, seed, further_steps, samples)
         facts = _facts(profile, metrics, command, start=start)
         write_text(packed / "README.md", model_card(pipeline, facts, title="LDMSeg on the embedded scenes"))
         if out.exists():
@@ -126,7 +129,7 @@ def _require_small(folder: Path) -> None:
 
 
 def _measure(
-    profile: Profile, pipeline: LDMSegPipeline, root: Path, seed: int, further_steps: Sequence[int]
+    profile: Profile, pipeline: LDMSegPipeline, root: Path, seed: int, further_steps: Sequence[int], samples: int
 ) -> dict[str, Any]:
     settings = profile.evaluation
     scenes = validation_split(profile, root, seed=seed, split="ready_test")
@@ -143,14 +146,28 @@ def _measure(
         return found["both"]
 
     best = scores(settings.num_inference_steps)
-    return {
+    metrics = {
         "class-agnostic PQ": best["class_agnostic"]["All"]["pq"],
         "panoptic PQ": best["panoptic"]["All"]["pq"],
         "panoptic PQ, things": best["panoptic"]["Things"]["pq"],
         "panoptic PQ, stuff": best["panoptic"]["Stuff"]["pq"],
         "mIoU": best["miou"],
-        **{f"class-agnostic PQ with {n} steps": scores(n)["class_agnostic"]["All"]["pq"] for n in further_steps},
     }
+    for steps in further_steps:
+        metrics[f"class-agnostic PQ with {steps} steps"] = scores(steps)["class_agnostic"]["All"]["pq"]
+    if samples > 1:
+        found, _ = evaluate_agreement(
+            pipeline,
+            scenes,
+            seed=seed,
+            num_samples=samples,
+            num_images=len(scenes),
+            num_inference_steps=settings.num_inference_steps,
+        )
+        voted = found["scores"]["consensus"]
+        metrics[f"class-agnostic PQ, consensus of {samples} samples"] = voted["class_agnostic"]["All"]["pq"]
+        metrics[f"panoptic PQ, consensus of {samples} samples"] = voted["panoptic"]["All"]["pq"]
+    return metrics
 
 
 def _facts(profile: Profile, metrics: Mapping[str, Any], command: str, *, start: Path | None) -> TrainingFacts:
@@ -198,6 +215,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         metavar="N",
         help="measure class-agnostic PQ with these numbers of sampling steps too, such as 50 100",
     )
+    parser.add_argument(
+        "--samples", type=int, default=1, help="of each image; the consensus of several is measured too (%(default)s)"
+    )
     parser.add_argument("--start", type=Path, help="go on from this trained pipeline, and keep its autoencoder")
     parser.add_argument("--pipeline", type=Path, help="pack this pipeline, trained on ready_train, instead of training")
     parser.add_argument("--work", type=Path, default=paths.RUNS / "ready", help="scenes and checkpoints (%(default)s)")
@@ -213,6 +233,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             trained=options.pipeline,
             seed=options.seed,
             further_steps=options.further_steps,
+            samples=options.samples,
             command=" ".join(["python -m ldmseg_lib.training.ready_weights", *quoted]),
         )
     except InputError as error:
