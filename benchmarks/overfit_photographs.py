@@ -5,10 +5,13 @@
 The `paper` profile's code path (random ids as bits, void, instance and semantic tasks, EMA, DDPM sampling, min_area 0)
 at reduced size: images of 64 px, 16 ids. As the paper begins from Stable Diffusion's weights, this begins from the
 ready model of the embedded scenes, whose autoencoder is kept and never saw a photograph. The loss is the one that it
-was trained with: z_0 itself is predicted, all noise levels weigh the same, no self-conditioning. Chosen are the first
-16 training images whose segments are all things of at least 1 % of the image, none a crowd, as far as their categories
-fit into the ids. Only things are labelled in that folder and void forgives, so this proves a path, not a quality. An
-interrupted run goes on.
+was trained with: the clean latents z_0 are predicted, with one weight at all noise levels, semantic samples drawn at
+noisier ones, without self-conditioning.
+
+coco_permissive, which is not part of this repository, has COCO photographs under free licences, at most 320 px, with
+things alone labelled; any COCO-panoptic folder will do. Chosen are the first 16 training images whose segments are all
+at least 1 % of the image, none a crowd, as far as their categories fit into the ids. Void forgives, so this proves a
+path, not a quality. An interrupted run goes on.
 
 Tried before on the same images, beginning from random weights: with the paper's loss, which all but ignores the
 noisiest levels, at which the image alone decides, class-agnostic PQ was 34 after 2,000 steps; with the loss above and

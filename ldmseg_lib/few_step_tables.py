@@ -15,7 +15,7 @@ from .records import Records, percent
 from .supplement import supplement
 
 STAGE = "12_few_steps"
-_SHARES = {4: 0.98, 1: 0.85}  # what a few-step model is hoped to keep of its teacher's best
+_SHARES = {4: 0.98, 1: 0.85}  # what a few-step model is hoped to keep of its teacher's longest sampling
 
 
 def few_steps(results: Records) -> pd.DataFrame:
@@ -40,7 +40,7 @@ def few_steps(results: Records) -> pd.DataFrame:
                     "sampler": row["sampler"],
                     "# iters": steps,
                     "class-agn. PQ": percent(pq),
-                    "of the teacher's best": percent(pq / best) if pq is not None and best else None,
+                    "of the teacher's longest": percent(pq / best) if pq is not None and best else None,
                     "mIoU": percent(row["miou"]),
                     "PQ": percent(row["panoptic"]["All"]["pq"]),
                     "time [s]": seconds.get((row["sampler"], steps)),
@@ -51,7 +51,7 @@ def few_steps(results: Records) -> pd.DataFrame:
 
 
 def few_steps_findings(results: Records) -> list[str]:
-    """What the student keeps of the teacher's best with 4 steps and with 1, beside teacher and paper."""
+    """What the student keeps of the teacher's longest sampling with 4 steps and with 1, beside teacher and paper."""
     record = results[STAGE]
     table = few_steps(results)
     paper = supplement("table_s2").set_index("iters")["class_agnostic_pq"]
@@ -59,21 +59,23 @@ def few_steps_findings(results: Records) -> list[str]:
     # of each model by its first sampler
     first = {model: record["metrics"][model][0]["sampler"] for model in ("teacher", "student")}
     shares = {
-        (row["model"], row["# iters"]): row["of the teacher's best"]
+        (row["model"], row["# iters"]): row["of the teacher's longest"]
         for row in table.to_dict("records")
         if row["sampler"] == first[row["model"]]
     }
+    whole = paper[longest] if longest in paper else paper.max()
     sentences = []
     for steps, goal in _SHARES.items():
         student, teacher = shares.get(("student", steps)), shares.get(("teacher", steps))
         if student is None or student != student:
             continue
         before = "" if teacher is None or teacher != teacher else f" (the teacher {teacher:.0f} %)"
-        theirs = f"; the paper's model keeps {100 * paper[steps] / paper.max():.0f} % there" if steps in paper else ""
+        theirs = f"; the paper's model keeps {100 * paper[steps] / whole:.0f} % there" if steps in paper else ""
         reached = "reached" if student >= 100 * goal else "not reached"
         sentences.append(
             f"With {steps} step{'s' * (steps > 1)} the student keeps {student:.0f} % of the class-agnostic PQ that the"
-            f" teacher has at {longest}{before}{theirs}. The aim of {100 * goal:.0f} % is {reached}."
+            f" teacher has with {longest} steps of {first['teacher']}{before}{theirs}."
+            f" The aim of {100 * goal:.0f} % is {reached}."
         )
     return [" ".join(sentences), scope(record["profile"], record["metrics"]["images"])]
 

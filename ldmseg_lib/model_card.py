@@ -111,7 +111,8 @@ def _limits(pipeline: "LDMSegPipeline") -> str:
     factor, side = pipeline.autoencoder.factor, pipeline.config.image_size
     lines = [
         f"A latent cell covers {factor} x {factor} of the {side} x {side} px that the model sees; smaller segments are "
-        "missed (supplement, section C).",
+        f"missed (supplement, section C). By default segments under {pipeline.config.min_area} px of the image's own "
+        "size are dropped too (min_area).",
         "Sampling takes tens of network evaluations an image; specialised segmenters take one.",
         f"The classes are closed: what is none of the {len(pipeline.config.categories)} is given one of them, or left "
         "void.",

@@ -1,4 +1,4 @@
-"""Where the shipped model of the embedded scenes lies. A reproduction never loads it: what that shows, it trained."""
+"""Where the shipped model of the embedded scenes lies. A reproduction loads it only if told to (own_dataset.start)."""
 
 from pathlib import Path
 

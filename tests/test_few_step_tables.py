@@ -49,7 +49,7 @@ def results() -> dict:
 
 def test_quality_is_set_against_the_teacher_s_longest_sampling(results):
     table = few_steps(results).set_index(["sampler", "# iters"])
-    assert table["of the teacher's best"].to_dict() == pytest.approx(
+    assert table["of the teacher's longest"].to_dict() == pytest.approx(
         {
             ("ddim", 1): 25,
             ("ddim", 4): 75,
@@ -75,7 +75,7 @@ def test_aims_are_reached_or_not_by_the_numbers(results):
 
 def test_a_teacher_without_any_match_has_no_shares(results):
     results[STAGE]["metrics"]["teacher"][2] = row(50, 0.0)
-    assert few_steps(results)["of the teacher's best"].isna().all()
+    assert few_steps(results)["of the teacher's longest"].isna().all()
     assert few_steps_findings(results)
 
 

@@ -109,7 +109,7 @@ def test_a_card_states_facts_and_admits_what_it_does_not_know(smoke_pipeline) ->
         budget="Ten steps on a CPU.",
         evaluation="On 40 scenes.",
         metrics={"class-agnostic PQ": 0.4567, "mIoU": None},
-        recipe="    python -m ldmseg_lib.training.ready_weights",
+        recipe="python -m ldmseg_lib.training.ready_weights",
     )
     text = model_card(smoke_pipeline, facts, title="Scenes")
     for part in (

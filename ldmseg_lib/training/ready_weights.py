@@ -177,7 +177,8 @@ def _facts(profile: Profile, metrics: Mapping[str, Any], command: str, *, start:
         del budgets["autoencoder"]
     begun = "random weights"
     if start is not None:
-        begun = f"the pipeline {start}, which its own run trained on its training scenes, and whose autoencoder is kept"
+        begun = f"the pipeline {start}, trained before on other scenes, whose autoencoder is kept"
+    before = "" if start is None else f"From a checkout in which {start} has been trained (notebook 04 does that):\n\n"
     trained = "; ".join(f"{name}: {b.steps} steps of batch {b.batch_size}" for name, b in budgets.items())
     return TrainingFacts(
         data=(
@@ -193,7 +194,7 @@ def _facts(profile: Profile, metrics: Mapping[str, Any], command: str, *, start:
             f"min_area {evaluation.min_area} px."
         ),
         metrics=metrics,
-        recipe=f"    {command}",
+        recipe=f"{before}```sh\n{command}\n```",
     )
 
 
