@@ -178,7 +178,7 @@ def _facts(profile: Profile, metrics: Mapping[str, Any], command: str, *, start:
     begun = "random weights"
     if start is not None:
         begun = f"the pipeline {start}, trained before on other scenes, whose autoencoder is kept"
-    before = "" if start is None else f"From a checkout in which {start} has been trained (notebook 04 does that):\n\n"
+    before = "" if start is None else f"From a checkout that has {start} (notebook 04 makes such a pipeline):\n\n"
     trained = "; ".join(f"{name}: {b.steps} steps of batch {b.batch_size}" for name, b in budgets.items())
     return TrainingFacts(
         data=(
@@ -217,7 +217,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="measure class-agnostic PQ with these numbers of sampling steps too, such as 50 100",
     )
     parser.add_argument(
-        "--samples", type=int, default=1, help="of each image; the consensus of several is measured too (%(default)s)"
+        "--samples", type=int, default=1, help="of each image, to measure the consensus of several too (%(default)s)"
     )
     parser.add_argument("--start", type=Path, help="go on from this trained pipeline, and keep its autoencoder")
     parser.add_argument("--pipeline", type=Path, help="pack this pipeline, trained on ready_train, instead of training")
