@@ -22,7 +22,7 @@ def few_steps(results: Records) -> pd.DataFrame:
     """Quality in percent, the share of the teacher's longest sampling that it is, and seconds, by model and steps."""
     metrics = results[STAGE]["metrics"]
     paper = supplement("table_s2").set_index("iters")
-    best = _best(metrics)
+    longest = _at_most_steps(metrics)
     rows = []
     for model in ("teacher", "student"):
         seconds = {
@@ -40,7 +40,7 @@ def few_steps(results: Records) -> pd.DataFrame:
                     "sampler": row["sampler"],
                     "# iters": steps,
                     "class-agn. PQ": percent(pq),
-                    "of the teacher's longest": percent(pq / best) if pq is not None and best else None,
+                    "of the teacher's longest": percent(pq / longest) if pq is not None and longest else None,
                     "mIoU": percent(row["miou"]),
                     "PQ": percent(row["panoptic"]["All"]["pq"]),
                     "time [s]": seconds.get((row["sampler"], steps)),
@@ -63,14 +63,14 @@ def few_steps_findings(results: Records) -> list[str]:
         for row in table.to_dict("records")
         if row["sampler"] == first[row["model"]]
     }
-    whole = paper[longest] if longest in paper else paper.max()
+    paper_longest = paper[longest] if longest in paper else paper.max()
     sentences = []
     for steps, goal in _SHARES.items():
         student, teacher = shares.get(("student", steps)), shares.get(("teacher", steps))
         if student is None or student != student:
             continue
         before = "" if teacher is None or teacher != teacher else f" (the teacher {teacher:.0f} %)"
-        theirs = f"; the paper's model keeps {100 * paper[steps] / whole:.0f} % there" if steps in paper else ""
+        theirs = f"; the paper's model keeps {100 * paper[steps] / paper_longest:.0f} % there" if steps in paper else ""
         reached = "reached" if student >= 100 * goal else "not reached"
         sentences.append(
             f"With {steps} step{'s' * (steps > 1)} the student keeps {student:.0f} % of the class-agnostic PQ that the"
@@ -168,7 +168,7 @@ def agreement_levels(results: Records) -> pd.DataFrame:
 _KEYS = ("pq", "sq", "rq")
 
 
-def _best(metrics: Mapping[str, Any]) -> float | None:
+def _at_most_steps(metrics: Mapping[str, Any]) -> float | None:
     """The teacher's class-agnostic PQ at its largest number of steps of its first sampler."""
     rows = [row for row in metrics["teacher"] if row["sampler"] == metrics["teacher"][0]["sampler"]]
     return max(rows, key=lambda row: row["steps"])["class_agnostic"]["All"]["pq"]

@@ -18,6 +18,7 @@ from .data.panoptic import PanopticDataset
 from .data.scenes import CATEGORIES, draw_scene
 from .data.splits import training_split, validation_crops, validation_split
 from .data.synthetic import scene_seed
+from .data.transforms import crop_corner
 from .errors import InputError
 from .evaluation.instance_quality import evaluate_instances
 from .evaluation.reconstruction import evaluate_reconstruction
@@ -180,7 +181,7 @@ def central_crop(
     The ids of an image that was predicted in tiles have no bound; here they are numbered anew by falling area, and what
     is beyond `num_ids` - 1 is void.
     """
-    top, left = (max(0, (length - side) // 2) for length in ids.shape)
+    top, left = (max(0, edge) for edge in crop_corner(ids.shape, side))
     window = slice(top, top + side), slice(left, left + side)
     ranked = ranked_ids(ids[window])
     return image[window], np.where(ranked < num_ids, ranked, 0)
