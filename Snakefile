@@ -13,11 +13,11 @@ import sys
 
 from snakemake.exceptions import WorkflowError
 
-from ldmseg_lib import paths
-from ldmseg_lib.errors import InputError
-from ldmseg_lib.machine import StageLock
-from ldmseg_lib.stage_keys import STAGES, check_run_folder, chosen_stages, stage_keys, sync
-from ldmseg_lib.stages import resolve
+from ldmseg_lib.core import paths
+from ldmseg_lib.core.errors import InputError
+from ldmseg_lib.core.machine import StageLock
+from ldmseg_lib.reproduction.stage_keys import STAGES, check_run_folder, chosen_stages, stage_keys, sync
+from ldmseg_lib.reproduction.stages import resolve
 
 SETTINGS = {"profile": "demo", "seed": 0, "run_dir": None, "data_root": None, "overrides": None}
 OTHERS = ("notebooks", "gpus")
@@ -93,7 +93,7 @@ rule notebook:
 rule publish:
     input:
         DONE,
-        f"{paths.PACKAGE}/results.py",
+        f"{paths.PACKAGE}/reproduction/results.py",
     output:
         touch(f"{RUN}/keys/published.done"),
     params:
@@ -102,4 +102,4 @@ rule publish:
     message:
         "tables and figures"
     shell:
-        "{params.python:q} -m ldmseg_lib.results publish {params.run:q}"
+        "{params.python:q} -m ldmseg_lib.reproduction.results publish {params.run:q}"

@@ -13,12 +13,12 @@ from pathlib import Path
 
 from coco_like import describe, write_folder
 
+from ldmseg_lib.core.files import write_json
+from ldmseg_lib.core.machine import device_name, package_versions
+from ldmseg_lib.core.paths import ROOT
 from ldmseg_lib.data.annotations import load_annotations
 from ldmseg_lib.data.check import check_dataset
 from ldmseg_lib.data.layout import find_split
-from ldmseg_lib.files import write_json
-from ldmseg_lib.machine import device_name, package_versions
-from ldmseg_lib.paths import ROOT
 
 GOAL_SECONDS = 120
 

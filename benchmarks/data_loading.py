@@ -16,15 +16,15 @@ import numpy as np
 import torch
 from coco_like import describe, write_folder
 
+from ldmseg_lib.core.files import write_json
+from ldmseg_lib.core.machine import device_name, package_versions
+from ldmseg_lib.core.paths import ROOT
 from ldmseg_lib.data import transforms
 from ldmseg_lib.data.annotations import load_annotations
 from ldmseg_lib.data.layout import find_split
 from ldmseg_lib.data.panoptic import PanopticDataset, collate
 from ldmseg_lib.data.pixels import read_ids, read_image
 from ldmseg_lib.data.segment_maps import index_segments
-from ldmseg_lib.files import write_json
-from ldmseg_lib.machine import device_name, package_versions
-from ldmseg_lib.paths import ROOT
 
 
 def rate(action: Callable[[int], object], images: int, seconds: float) -> float:

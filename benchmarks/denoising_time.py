@@ -18,14 +18,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from ldmseg_lib.evaluation.timing import time_pipeline
-from ldmseg_lib.files import write_json
-from ldmseg_lib.full_size import IMAGE_ENCODERS, random_pipeline
-from ldmseg_lib.machine import package_versions, peak_memory
-from ldmseg_lib.paths import ROOT, TABLES
-from ldmseg_lib.results import as_text, write_text_table
-from ldmseg_lib.step_tables import TIME_DECIMALS, time_fits, time_table
-from ldmseg_lib.supplement import supplement
+from ldmseg_lib.core.files import write_json
+from ldmseg_lib.core.machine import package_versions, peak_memory
+from ldmseg_lib.core.paths import ROOT, TABLES
+from ldmseg_lib.experiments.denoising_steps.tables import TIME_DECIMALS, time_fits, time_table
+from ldmseg_lib.experiments.denoising_steps.timing import time_pipeline
+from ldmseg_lib.experiments.full_size import IMAGE_ENCODERS, random_pipeline
+from ldmseg_lib.experiments.supplement import supplement
+from ldmseg_lib.reproduction.results import as_text, write_text_table
 
 NAME = "inference_time_full_size"
 ENCODERS = {"vit": "DINOv2 ViT-B/14", "sd_vae": "Stable Diffusion's VAE encoder"}

@@ -12,14 +12,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from ldmseg_lib.core.errors import one_line_errors
+from ldmseg_lib.core.files import read_json, write_json
+from ldmseg_lib.core.machine import device_name, package_versions
+from ldmseg_lib.core.profiles import Profile
 from ldmseg_lib.data.splits import training_split, validation_split
-from ldmseg_lib.errors import one_line_errors
-from ldmseg_lib.evaluation.denoising_steps import Sampling, evaluate_runs, plan_runs
-from ldmseg_lib.evaluation.segmentation import Cleaning
-from ldmseg_lib.files import read_json, write_json
-from ldmseg_lib.machine import device_name, package_versions
-from ldmseg_lib.pipeline import LDMSegPipeline
-from ldmseg_lib.profiles import Profile
+from ldmseg_lib.experiments.denoising_steps.study import Sampling, evaluate_runs, plan_runs
+from ldmseg_lib.experiments.segmentation import Cleaning
+from ldmseg_lib.pipeline.ldmseg import LDMSegPipeline
 from ldmseg_lib.training.consistency import train_consistency
 
 RESULT = Path(__file__).parent / "results" / "few_step_trials.json"

@@ -19,12 +19,12 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
+from ldmseg_lib.core.files import write_json
+from ldmseg_lib.core.machine import device_name, package_versions
+from ldmseg_lib.core.paths import ROOT
+from ldmseg_lib.core.profiles import Profile
+from ldmseg_lib.data.scenes.dataset import write_dataset
 from ldmseg_lib.data.splits import training_split
-from ldmseg_lib.data.synthetic import write_dataset
-from ldmseg_lib.files import write_json
-from ldmseg_lib.machine import device_name, package_versions
-from ldmseg_lib.paths import ROOT
-from ldmseg_lib.profiles import Profile
 from ldmseg_lib.training.autoencoder import train_autoencoder
 
 STEPS, EVERY = 600, 20

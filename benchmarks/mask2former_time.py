@@ -19,15 +19,15 @@ import numpy as np
 import pandas as pd
 import torch
 
-from ldmseg_lib.evaluation.mask2former import seconds_per_image
-from ldmseg_lib.evaluation.timing import autocast
-from ldmseg_lib.files import write_json
-from ldmseg_lib.full_size import random_pipeline
-from ldmseg_lib.machine import device_name, package_versions, peak_memory
-from ldmseg_lib.mask2former_full_size import BACKBONES, random_mask2former
-from ldmseg_lib.paths import ROOT, TABLES
-from ldmseg_lib.query_segmentation import segment_images
-from ldmseg_lib.results import as_text, write_text_table
+from ldmseg_lib.core.files import write_json
+from ldmseg_lib.core.machine import device_name, package_versions, peak_memory
+from ldmseg_lib.core.paths import ROOT, TABLES
+from ldmseg_lib.experiments.denoising_steps.timing import autocast
+from ldmseg_lib.experiments.full_size import random_pipeline
+from ldmseg_lib.experiments.mask2former.judging import seconds_per_image
+from ldmseg_lib.experiments.mask2former_full_size import BACKBONES, random_mask2former
+from ldmseg_lib.pipeline.query_segmentation import segment_images
+from ldmseg_lib.reproduction.results import as_text, write_text_table
 
 NAME = "mask2former_time_full_size"
 

@@ -28,14 +28,14 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+from ldmseg_lib.core.errors import InputError, one_line_errors
+from ldmseg_lib.core.files import read_json, write_json
+from ldmseg_lib.core.machine import device_name, package_versions
+from ldmseg_lib.core.profiles import Profile
 from ldmseg_lib.data.splits import training_split, validation_split
-from ldmseg_lib.errors import InputError, one_line_errors
-from ldmseg_lib.evaluation.reconstruction import evaluate_reconstruction
-from ldmseg_lib.evaluation.segmentation import Cleaning, evaluate_segmentation
-from ldmseg_lib.files import read_json, write_json
-from ldmseg_lib.machine import device_name, package_versions
-from ldmseg_lib.pipeline import LDMSegPipeline
-from ldmseg_lib.profiles import Profile
+from ldmseg_lib.experiments.reconstruction import evaluate_reconstruction
+from ldmseg_lib.experiments.segmentation import Cleaning, evaluate_segmentation
+from ldmseg_lib.pipeline.ldmseg import LDMSegPipeline
 from ldmseg_lib.training.diffusion import train_diffusion
 
 GOAL = 80.0

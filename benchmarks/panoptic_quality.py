@@ -23,13 +23,13 @@ from coco_like import write_folder
 from PIL import Image
 from torchmetrics.detection import PanopticQuality as TorchmetricsPanopticQuality
 
+from ldmseg_lib.core.files import write_json
+from ldmseg_lib.core.machine import device_name, package_versions
+from ldmseg_lib.core.paths import ROOT
 from ldmseg_lib.data.pixels import read_ids
 from ldmseg_lib.evaluation.coco_files import pair_images, read_ground_truth, read_predictions
 from ldmseg_lib.evaluation.coco_panoptic import evaluate, make_rules
 from ldmseg_lib.evaluation.panoptic_quality import PanopticQuality
-from ldmseg_lib.files import write_json
-from ldmseg_lib.machine import device_name, package_versions
-from ldmseg_lib.paths import ROOT
 
 SHIFT = (4, 6)
 

@@ -28,10 +28,10 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ldmseg_lib.files import write_json
-from ldmseg_lib.machine import device_name, package_versions
-from ldmseg_lib.paths import ROOT
-from ldmseg_lib.postprocess import postprocess_panoptic
+from ldmseg_lib.core.files import write_json
+from ldmseg_lib.core.machine import device_name, package_versions
+from ldmseg_lib.core.paths import ROOT
+from ldmseg_lib.pipeline.postprocess import postprocess_panoptic
 
 MASKS, CLASSES, LOW, SIZE = 128, 134, 256, (512, 512)
 THRESHOLD, MIN_AREA = 0.5, 512

@@ -28,17 +28,17 @@ from diffusers.models.attention_processor import AttnProcessor2_0
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm.auto import tqdm
 
+from ldmseg_lib.core.files import write_json
+from ldmseg_lib.core.machine import device_name, package_versions, peak_memory
+from ldmseg_lib.core.paths import ROOT
+from ldmseg_lib.core.randomness import torch_generator
 from ldmseg_lib.data.panoptic import PanopticDataset
-from ldmseg_lib.evaluation.timing import Precision, autocast
-from ldmseg_lib.files import write_json
-from ldmseg_lib.full_size import random_pipeline
-from ldmseg_lib.machine import device_name, package_versions, peak_memory
-from ldmseg_lib.paths import ROOT
-from ldmseg_lib.pipeline import LDMSegPipeline
-from ldmseg_lib.randomness import torch_generator
-from ldmseg_lib.sampling import branch, initial_noise
-from ldmseg_lib.schedulers import SCHEDULE
-from ldmseg_lib.segment_colors import matched_ids
+from ldmseg_lib.diffusion.sampling import branch, initial_noise
+from ldmseg_lib.diffusion.schedulers import SCHEDULE
+from ldmseg_lib.experiments.denoising_steps.timing import Precision, autocast
+from ldmseg_lib.experiments.full_size import random_pipeline
+from ldmseg_lib.pipeline.ldmseg import LDMSegPipeline
+from ldmseg_lib.pipeline.segment_colors import matched_ids
 
 TYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 

@@ -8,9 +8,9 @@ A small one on embedded scenes of 64 px; some minutes on two cores. It is convol
 import argparse
 from pathlib import Path
 
+from ldmseg_lib.core.profiles import Profile
 from ldmseg_lib.data.panoptic import PanopticDataset
-from ldmseg_lib.data.synthetic import write_dataset
-from ldmseg_lib.profiles import Profile
+from ldmseg_lib.data.scenes.dataset import write_dataset
 from ldmseg_lib.training.autoencoder import train_autoencoder
 
 SIZE, SCENES = 64, 1000

@@ -20,15 +20,15 @@ import torch
 from diffusers.training_utils import EMAModel
 from tqdm.auto import tqdm
 
-from ldmseg_lib.files import write_json
-from ldmseg_lib.full_size import random_pipeline
-from ldmseg_lib.machine import device_name, package_versions
-from ldmseg_lib.paths import ROOT
-from ldmseg_lib.profiles import Profile
+from ldmseg_lib.core.files import write_json
+from ldmseg_lib.core.machine import device_name, package_versions
+from ldmseg_lib.core.paths import ROOT
+from ldmseg_lib.core.profiles import Profile
+from ldmseg_lib.experiments.estimate import memory_of
+from ldmseg_lib.experiments.fake_networks import DiffusionNetworks
+from ldmseg_lib.experiments.full_size import random_pipeline
+from ldmseg_lib.experiments.step_cost import without_content
 from ldmseg_lib.training.diffusion import DiffusionObjective
-from ldmseg_lib.training.estimate import memory_of
-from ldmseg_lib.training.fake_networks import DiffusionNetworks
-from ldmseg_lib.training.step_cost import without_content
 
 GIB = 2**30
 WARM_UP, TIMED = 3, 10

@@ -22,12 +22,12 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
+from ldmseg_lib.core.errors import InputError, one_line_errors
+from ldmseg_lib.core.files import write_json
+from ldmseg_lib.core.machine import device_name, package_versions
+from ldmseg_lib.core.profiles import Profile, TrainingProfile
 from ldmseg_lib.data.splits import training_split
-from ldmseg_lib.errors import InputError, one_line_errors
-from ldmseg_lib.files import write_json
-from ldmseg_lib.machine import device_name, package_versions
 from ldmseg_lib.models.autoencoder import build_autoencoder
-from ldmseg_lib.profiles import Profile, TrainingProfile
 from ldmseg_lib.training import loop
 from ldmseg_lib.training.autoencoder import AutoencoderObjective, train_autoencoder
 from ldmseg_lib.training.diffusion import DiffusionObjective, train_diffusion

@@ -6,17 +6,17 @@ from typing import Any
 __version__ = "0.1.0"
 
 _PUBLIC = {
-    "LDMSegPipeline": "pipeline",
+    "LDMSegPipeline": "pipeline.ldmseg",
     "MaskAutoencoder": "models.autoencoder",
     "MaskEditor": "widgets.mask_editor",
     "PanopticDataset": "data.panoptic",
     "PanopticQuality": "evaluation.panoptic_quality",
-    "Profile": "profiles",
+    "Profile": "core.profiles",
     "build_denoiser": "models.denoiser",
     "build_image_encoder": "models.image_encoders",
     "check_dataset": "data.check",
-    "get_encoding": "encodings",
-    "postprocess_panoptic": "postprocess",
+    "get_encoding": "models.encodings",
+    "postprocess_panoptic": "pipeline.postprocess",
 }
 __all__ = ["__version__", *_PUBLIC]
 

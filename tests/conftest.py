@@ -39,7 +39,7 @@ def smoke_overrides() -> dict[str, int]:
 @pytest.fixture(scope="session")
 def smoke_profile(smoke_overrides):
     """The smoke profile with `smoke_overrides`."""
-    from ldmseg_lib.profiles import Profile
+    from ldmseg_lib.core.profiles import Profile
 
     return Profile.load("smoke", smoke_overrides)
 
@@ -47,7 +47,7 @@ def smoke_profile(smoke_overrides):
 @pytest.fixture(scope="session")
 def smoke_data(tmp_path_factory: pytest.TempPathFactory, smoke_profile) -> Path:
     """The embedded data set as `smoke_profile` has it: 12 training and 4 validation scenes of 32 x 32 pixels."""
-    from ldmseg_lib.data.synthetic import write_dataset
+    from ldmseg_lib.data.scenes.dataset import write_dataset
 
     data = smoke_profile.data
     return write_dataset(
@@ -92,7 +92,7 @@ def smoke_stages(smoke_run, smoke_data: Path, smoke_overrides):
     """A function of an empty folder: makes it the run folder of notebooks 01, 02 and 04, finished with `smoke_run`."""
     import shutil
 
-    from ldmseg_lib.stages import open_stage
+    from ldmseg_lib.reproduction.stages import open_stage
 
     first, second = smoke_run.records
     quality = {"pq": 0.5, "sq": 0.7, "rq": 0.7, "n": 1, "miou": 0.6}

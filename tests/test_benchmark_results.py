@@ -3,7 +3,7 @@
 import json
 import re
 
-from ldmseg_lib.paths import ROOT
+from ldmseg_lib.core.paths import ROOT
 
 README = " ".join((ROOT / "README.md").read_text().split())
 

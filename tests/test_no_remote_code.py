@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from ldmseg_lib.errors import InputError
+from ldmseg_lib.core.errors import InputError
 from ldmseg_lib.models.autoencoder import MaskAutoencoder
-from ldmseg_lib.pipeline import LDMSegPipeline
+from ldmseg_lib.pipeline.ldmseg import LDMSegPipeline
 
 CODE = "from pathlib import Path\nPath({mark!r}).touch()\n\n\nclass Denoiser:\n    pass\n"
 

@@ -17,9 +17,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ldmseg_lib import paths
-from ldmseg_lib.files import write_json
-from ldmseg_lib.stages import PARAMETERS
+from ldmseg_lib.core import paths
+from ldmseg_lib.core.files import write_json
+from ldmseg_lib.reproduction.stages import PARAMETERS
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "README.md").read_text()

@@ -9,8 +9,8 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Bool, Int
 
-from ..errors import DatasetError, InputError
-from ..files import inside, read_json
+from ..core.errors import DatasetError, InputError
+from ..core.files import inside, read_json
 from .layout import SplitFiles, is_plain
 from .pixels import ID_LIMIT
 from .problems import Problem

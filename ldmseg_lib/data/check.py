@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 from tqdm.auto import tqdm
 
-from ..errors import DatasetError, InputError
-from ..files import read_json
+from ..core.errors import DatasetError, InputError
+from ..core.files import read_json
 from .annotations import Annotations, parse_annotations
 from .layout import SplitFiles, file_in, find_split, list_splits
 from .pixels import UNKNOWN_DEPTH, read_depth, read_ids, read_image

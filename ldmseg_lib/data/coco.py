@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import DatasetError, InputError
+from ..core.errors import DatasetError, InputError
 from .download import download, need_space, remote_size, unpack
 
 BASE_URL = "http://images.cocodataset.org"

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..errors import DatasetError, InputError
+from ..core.errors import DatasetError, InputError
 from .annotations import Unlabelled
 from .check import check_dataset
 from .folder_writer import LabelledImage, Written, write_split

@@ -23,8 +23,8 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import DPTForDepthEstimation, DPTImageProcessorPil
 
-from ..errors import DatasetError, InputError
-from ..files import read_json, write_bytes, write_json
+from ..core.errors import DatasetError, InputError
+from ..core.files import read_json, write_bytes, write_json
 from ..models.safetensors_model import load_pretrained
 from .annotations import Annotations, load_annotations
 from .layout import SplitFiles, file_in, find_split, list_splits

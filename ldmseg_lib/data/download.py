@@ -15,8 +15,8 @@ from typing import BinaryIO, TypeVar
 
 from tqdm.auto import tqdm
 
-from ..errors import DatasetError, InputError
-from ..files import inside, write_text
+from ..core.errors import DatasetError, InputError
+from ..core.files import inside, write_text
 
 _Result = TypeVar("_Result")
 

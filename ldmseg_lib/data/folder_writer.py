@@ -13,8 +13,8 @@ import numpy as np
 from jaxtyping import Int, Int32
 from tqdm.auto import tqdm
 
-from ..errors import DatasetError
-from ..files import read_json, replacing, write_bytes, write_json
+from ..core.errors import DatasetError
+from ..core.files import read_json, replacing, write_bytes, write_json
 from .annotations import Unlabelled
 from .pixels import ID_LIMIT, read_image
 from .segment_maps import segment_boxes

@@ -12,8 +12,8 @@ from jaxtyping import Bool, Int32
 from PIL import Image, UnidentifiedImageError
 from pycocotools import mask as rle
 
-from ..errors import DatasetError, InputError
-from ..files import inside, read_json
+from ..core.errors import DatasetError, InputError
+from ..core.files import inside, read_json
 from .folder_writer import Instance, LabelledImage
 
 VOC_CLASSES = (

@@ -4,8 +4,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import DatasetError
-from ..files import inside
+from ..core.errors import DatasetError
+from ..core.files import inside
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def file_in(folder: str | os.PathLike, name: str) -> str:
     """The path of the file that a JSON calls `name`, provided that it stays inside `folder`.
 
     Raises:
-        InputError: it does not (see `ldmseg_lib.files.inside`).
+        InputError: it does not (see `ldmseg_lib.core.files.inside`).
     """
     path = os.path.join(folder, name)
     # resolving every path costs as much as decoding a small image

@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Float32, Int, UInt8
 from torch.utils.data import Dataset
 
-from ..errors import DatasetError, InputError
-from ..randomness import numpy_generator
+from ..core.errors import DatasetError, InputError
+from ..core.randomness import numpy_generator
 from . import transforms
 from .annotations import Unlabelled, load_annotations
 from .layout import find_split

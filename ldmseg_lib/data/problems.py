@@ -4,7 +4,7 @@ import os
 from dataclasses import dataclass
 from typing import Literal
 
-from ..errors import DatasetError
+from ..core.errors import DatasetError
 
 
 @dataclass(frozen=True)

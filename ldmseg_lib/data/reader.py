@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float32, Int, Shaped, UInt, UInt8, UInt16
 
-from ..errors import DatasetError, InputError
+from ..core.errors import DatasetError, InputError
 from .annotations import Annotations, Unlabelled
 from .layout import SplitFiles, file_in
 from .pixels import ID_LIMIT, UNKNOWN_DEPTH, read_depth, read_ids, read_image

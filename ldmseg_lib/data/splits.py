@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from ..profiles import Profile
+from ..core.profiles import Profile
 from .panoptic import PanopticDataset
 
 

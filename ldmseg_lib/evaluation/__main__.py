@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from ..errors import InputError
+from ..core.errors import InputError
 
 if TYPE_CHECKING:
     from .coco_panoptic import Evaluation
@@ -177,7 +177,7 @@ def _percent(value: float | None) -> str:
 
 
 def _write(path: Path, report: dict[str, Any]) -> None:
-    from ..files import write_json
+    from ..core.files import write_json
 
     try:
         write_json(path, report)

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from ..core.errors import InputError
+from ..core.files import read_json
 from ..data.layout import file_in
-from ..errors import InputError
-from ..files import read_json
 
 Unlabelled = Literal["void", "background"]
 PREDICTED = "predicted"

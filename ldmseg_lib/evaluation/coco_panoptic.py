@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from tqdm.auto import tqdm
 
+from ..core.errors import InputError
 from ..data.layout import file_in
 from ..data.pixels import ID_LIMIT, read_ids
-from ..errors import InputError
 from .coco_files import ImagePair, PanopticFile, Unlabelled
 from .matching import Crowd, SegmentMatches
 from .panoptic_quality import PanopticQuality

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Any, Self
 
-from ..errors import InputError
+from ..core.errors import InputError
 
 # an IoU over one half is a whole number of these
 _IOU_UNIT = 1 << 53

@@ -19,7 +19,7 @@ from typing import Any, Self
 import numpy as np
 from jaxtyping import Bool, Float
 
-from ..errors import InputError
+from ..core.errors import InputError
 
 DELTA1_RATIO = 1.25
 

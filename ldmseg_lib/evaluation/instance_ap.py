@@ -11,7 +11,7 @@ from pycocotools import mask as rle
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from ..errors import InputError
+from ..core.errors import InputError
 from .matching import Segments, match_segments
 
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from ..errors import InputError
+from ..core.errors import InputError
 
 Crowd = Literal["official", "corrected"]
 Segments = Sequence[Mapping[str, Any]]

@@ -6,7 +6,7 @@ from typing import Any, Self
 import numpy as np
 from jaxtyping import Int
 
-from ..errors import InputError
+from ..core.errors import InputError
 from .counts import MatchCounts
 from .matching import Crowd, SegmentMatches, Segments, match_segments
 

@@ -5,7 +5,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from ..errors import InputError
+from ..core.errors import InputError
 from .counts import MatchCounts
 from .matching import SegmentMatches
 

@@ -13,9 +13,9 @@ from jaxtyping import Float, Num
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..encodings import get_encoding
-from ..errors import CheckpointError, InputError
-from ..profiles import Profile
+from ..core.errors import CheckpointError, InputError
+from ..core.profiles import Profile
+from .encodings import get_encoding
 
 # diffusers looks for ModelMixin in the module of a part, to know how a pipeline loads it
 from .safetensors_model import ModelMixin, SafetensorsModel  # noqa: F401

@@ -16,8 +16,8 @@ from diffusers.models.attention import BasicTransformerBlock
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from ..errors import InputError
-from ..profiles import Profile
+from ..core.errors import InputError
+from ..core.profiles import Profile
 
 # diffusers looks for ModelMixin in the module of a part, to know how a pipeline loads it
 from .safetensors_model import ModelMixin, SafetensorsModel, load_pretrained  # noqa: F401

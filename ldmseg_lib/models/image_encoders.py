@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import Dinov2Config, Dinov2Model
 
-from ..errors import InputError
-from ..profiles import Profile
+from ..core.errors import InputError
+from ..core.profiles import Profile
 
 # diffusers looks for ModelMixin in the module of a part, to know how a pipeline loads it
 from .safetensors_model import ModelMixin, SafetensorsModel, load_pretrained  # noqa: F401

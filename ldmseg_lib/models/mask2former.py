@@ -15,8 +15,8 @@ from torch.nn import functional as F
 from transformers import Dinov2Config, Dinov2Model, Mask2FormerConfig, ViTMAEConfig, ViTMAEModel
 from transformers.models.mask2former.modeling_mask2former import Mask2FormerTransformerModule
 
-from ..errors import InputError
-from ..profiles import Mask2FormerProfile
+from ..core.errors import InputError
+from ..core.profiles import Mask2FormerProfile
 from .image_encoders import IMAGENET_MEAN, IMAGENET_STD, Images
 from .safetensors_model import SafetensorsModel
 

@@ -10,7 +10,7 @@ from diffusers.configuration_utils import ConfigMixin
 from diffusers.models.modeling_utils import ModelMixin
 from safetensors import SafetensorError
 
-from ..errors import InputError
+from ..core.errors import InputError
 
 _UNREADABLE = (OSError, ValueError, RuntimeError, SafetensorError)
 

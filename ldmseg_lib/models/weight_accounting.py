@@ -19,8 +19,8 @@ from huggingface_hub import snapshot_download
 from safetensors import SafetensorError, safe_open
 from transformers import Dinov2Config, Dinov2Model
 
-from ..errors import InputError, one_line_errors
-from ..profiles import Profile
+from ..core.errors import InputError, one_line_errors
+from ..core.profiles import Profile
 
 # the attention of Stable Diffusion's VAE has two sets of names; v1.4's file has the older one
 OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}

@@ -38,13 +38,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ..errors import InputError
+from ..core.errors import InputError
 from .launch import end_with_parent, run_processes, take_slurm_for_torchrun
 from .preemption import EXIT_RESUMABLE
 
 
 def _parser() -> argparse.ArgumentParser:
-    from .trainables import TRAINABLES
+    from ..experiments.trainables import TRAINABLES
 
     summary, _, rest = (__doc__ or "").partition("\n")
     parser = argparse.ArgumentParser(
@@ -76,7 +76,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         take_slurm_for_torchrun(os.environ)
         if given.estimate:
-            from .estimate import print_estimate
+            from ..experiments.estimate import print_estimate
 
             print_estimate(given.profile, overrides=given.overrides, json_file=given.json)
             return 0
@@ -88,8 +88,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _train(given: argparse.Namespace, arguments: list[str]) -> int:
-    from ..stages import open_stage, resolve
-    from .trainables import TRAINABLES, TrainingRun
+    from ..experiments.trainables import TRAINABLES, TrainingRun
+    from ..reproduction.stages import open_stage, resolve
 
     trainable = TRAINABLES[given.what]
     names = ("profile", "data_root", "run_dir", "seed", "overrides")

@@ -7,12 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..core.errors import InputError
+from ..core.profiles import Profile
+from ..core.randomness import torch_generator
 from ..data.panoptic import PanopticDataset, collate
-from ..errors import InputError
-from ..losses import point_cross_entropy, point_mask_losses, segment_index
+from ..diffusion.losses import point_cross_entropy, point_mask_losses, segment_index
 from ..models.autoencoder import MaskAutoencoder, build_autoencoder
-from ..profiles import Profile
-from ..randomness import torch_generator
 from .loop import TrainingRecord, seen_settings, train
 
 

@@ -24,8 +24,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from ..errors import CheckpointError
-from ..files import write_json
+from ..core.errors import CheckpointError
+from ..core.files import write_json
 from .sharding import laid_out_as
 
 TENSORS, STATE = "tensors.safetensors", "state.json"

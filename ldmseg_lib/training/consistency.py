@@ -14,13 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..core.profiles import ConsistencyProfile, DiffusionProfile, Profile
 from ..data.panoptic import PanopticDataset, collate
-from ..losses import consistency_loss
+from ..diffusion.losses import consistency_loss
+from ..diffusion.schedulers import build_sampler, set_timesteps
 from ..models.autoencoder import MaskAutoencoder
 from ..models.denoiser import Denoiser
-from ..pipeline import LDMSegPipeline
-from ..profiles import ConsistencyProfile, DiffusionProfile, Profile
-from ..schedulers import build_sampler, set_timesteps
+from ..pipeline.ldmseg import LDMSegPipeline
 from .diffusion import DiffusionObjective, averaged
 from .loop import TrainingRecord, seen_settings, train
 

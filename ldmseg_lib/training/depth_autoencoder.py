@@ -11,11 +11,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ..core.profiles import Profile
+from ..core.randomness import torch_generator
 from ..data.panoptic import PanopticDataset, collate
+from ..diffusion.tasks import TASKS
 from ..models.autoencoder import MaskAutoencoder, build_autoencoder
-from ..profiles import Profile
-from ..randomness import torch_generator
-from ..tasks import TASKS
 from .autoencoder import measure_latent_std
 from .loop import TrainingRecord, seen_settings, train
 

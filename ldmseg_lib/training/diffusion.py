@@ -9,18 +9,18 @@ import torch
 from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 
+from ..core.errors import InputError
+from ..core.profiles import DiffusionProfile, Profile
+from ..core.randomness import torch_generator
 from ..data.panoptic import PanopticDataset, collate
-from ..errors import InputError
-from ..losses import denoising_loss
+from ..diffusion.losses import denoising_loss
+from ..diffusion.schedulers import NoiseSchedule
+from ..diffusion.tasks import get_tasks, known_cells
 from ..models.autoencoder import MaskAutoencoder
 from ..models.denoiser import Denoiser, build_denoiser
 from ..models.feature_cache import FeatureCache, cache_that_pays
 from ..models.image_encoders import ImageEncoder, build_image_encoder
-from ..pipeline import LDMSegPipeline
-from ..profiles import DiffusionProfile, Profile
-from ..randomness import torch_generator
-from ..schedulers import NoiseSchedule
-from ..tasks import get_tasks, known_cells
+from ..pipeline.ldmseg import LDMSegPipeline
 from .loop import TrainingRecord, seen_settings, train
 
 

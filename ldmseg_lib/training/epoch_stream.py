@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 import torch
 
-from ..errors import ProfileError
-from ..randomness import torch_generator
+from ..core.errors import ProfileError
+from ..core.randomness import torch_generator
 
 
 class EpochStream:

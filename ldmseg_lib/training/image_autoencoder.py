@@ -13,9 +13,9 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
+from ..core.profiles import ImageAutoencoderProfile
+from ..core.randomness import torch_generator
 from ..data.panoptic import PanopticDataset, collate
-from ..profiles import ImageAutoencoderProfile
-from ..randomness import torch_generator
 from .loop import TrainingRecord, train
 
 

@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
-from ..errors import CheckpointError, InputError
-from ..profiles import Profile, TrainingProfile
-from ..randomness import torch_generator
+from ..core.errors import CheckpointError, InputError
+from ..core.profiles import Profile, TrainingProfile
+from ..core.randomness import torch_generator
 from .checkpoint import (
     CheckpointFolder,
     flatten_optimizer,

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 from transformers import ViTMAEConfig, ViTMAEForPreTraining, ViTMAEModel
 
+from ..core.errors import InputError
+from ..core.profiles import MAEProfile, Profile
+from ..core.randomness import torch_generator
 from ..data.panoptic import collate
-from ..errors import InputError
 from ..models.image_encoders import IMAGENET_MEAN, IMAGENET_STD
-from ..profiles import MAEProfile, Profile
-from ..randomness import torch_generator
 from .loop import TrainingRecord, seen_settings, train
 
 

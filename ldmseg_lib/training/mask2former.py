@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..core.profiles import Mask2FormerProfile, Profile
+from ..core.randomness import torch_generator
 from ..data.panoptic import PanopticDataset, collate
+from ..diffusion.set_prediction import class_normaliser, match_queries, set_losses
 from ..models.mask2former import Backbone, ViTMask2Former, build_mask2former
-from ..profiles import Mask2FormerProfile, Profile
-from ..randomness import torch_generator
-from ..set_prediction import class_normaliser, match_queries, set_losses
 from .loop import TrainingRecord, seen_settings, train
 
 

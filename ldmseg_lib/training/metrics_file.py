@@ -5,8 +5,8 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from ..errors import CheckpointError
-from ..files import write_text
+from ..core.errors import CheckpointError
+from ..core.files import write_text
 
 
 class MetricsFile:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from ..profiles import Profile
+from ..core.profiles import Profile
 
 
 def multitask_profile(profile: Profile, tasks: Sequence[str] | None = None) -> Profile:

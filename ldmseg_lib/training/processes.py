@@ -2,17 +2,14 @@
 
 import os
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, PartialState
 from torch import Tensor
 
-from ..errors import ProfileError
-
-if TYPE_CHECKING:
-    from .loop import Objective
+from ..core.errors import ProfileError
 
 
 def is_main_process() -> bool:
@@ -50,7 +47,7 @@ def of_process(states: Mapping[str, Tensor], rank: int) -> dict[str, Tensor]:
 
 
 def summed_totals(
-    objective: "Objective", micros: list[dict[str, Any]], accelerator: Accelerator, asked: bool
+    objective: torch.nn.Module, micros: list[dict[str, Any]], accelerator: Accelerator, asked: bool
 ) -> tuple[dict[str, float], bool]:
     """The effective batch's normalisers, added up over micro-batches and processes; whether any process was asked."""
     shares = [objective.normalisers(batch) for batch in micros]

@@ -19,10 +19,10 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset
 from transformers import Dinov2Config, Dinov2Model
 
+from ..core.profiles import SelfDistillationProfile
+from ..core.randomness import torch_generator
 from ..data.panoptic import collate
 from ..models.image_encoders import IMAGENET_MEAN, IMAGENET_STD
-from ..profiles import SelfDistillationProfile
-from ..randomness import torch_generator
 from .image_views import random_views
 from .loop import TrainingRecord, train
 

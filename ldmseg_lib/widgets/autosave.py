@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int, UInt8
 
-from ..errors import InputError
-from ..files import write_bytes
+from ..core.errors import InputError
+from ..core.files import write_bytes
 from .edit_history import EditHistory
 from .pictures import png_bytes, read_picture
 

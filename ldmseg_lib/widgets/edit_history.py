@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Int
 
-from ..errors import InputError
+from ..core.errors import InputError
 from .raster import pack, unpack
 
 Segments = tuple[dict[str, Any], ...]

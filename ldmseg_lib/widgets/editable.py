@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Int
 
-from ..errors import InputError
+from ..core.errors import InputError
 from . import raster
 from .autosave import Session, fingerprint
 from .edit_history import EditHistory

@@ -14,7 +14,7 @@ import numpy as np
 import traitlets
 from jaxtyping import Bool, Int
 
-from ..errors import InputError
+from ..core.errors import InputError
 from .pictures import Photo, photo_file
 from .raster import pack
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Int, UInt8
 
-from ..files import write_bytes, write_json
+from ..core.files import write_bytes, write_json
 from .pictures import png_bytes
 
 

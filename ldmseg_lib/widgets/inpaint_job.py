@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Int
 
-from ..errors import InputError
-from ..randomness import torch_generator
+from ..core.errors import InputError
+from ..core.randomness import torch_generator
 
 MAX_STEPS, MAX_CANDIDATES = 1000, 16
 

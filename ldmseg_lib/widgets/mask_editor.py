@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
-from ..errors import InputError
+from ..core.errors import InputError
 from .editable import EditableSegmentation
 from .editor_view import EditorView, browser_behind
 from .inpaint_job import Cancelled, Candidate, InpaintJob, InpaintSettings
@@ -350,6 +350,6 @@ def _samplers(pipeline: Any) -> list[str]:
         return []
     if (own := getattr(pipeline, "samplers", None)) is not None:
         return list(own)
-    from ..schedulers import SAMPLERS
+    from ..diffusion.schedulers import SAMPLERS
 
     return list(SAMPLERS)

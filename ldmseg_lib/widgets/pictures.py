@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Int, UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from ..errors import InputError
+from ..core.errors import InputError
 from .raster import MAX_SIDE
 
 MAX_MEGAPIXELS = 64

@@ -20,7 +20,7 @@ from collections.abc import Iterable
 import numpy as np
 from jaxtyping import Bool, Int
 
-from ..errors import InputError
+from ..core.errors import InputError
 
 UNITS = 4
 _LOW, _HIGH = -8192, 24576

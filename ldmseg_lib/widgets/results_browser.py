@@ -6,8 +6,8 @@ import ipywidgets
 import numpy as np
 
 from ..data.panoptic import PanopticDataset
-from ..pipeline import PanopticOutput
-from ..plots import contact_sheet
+from ..experiments.plots import contact_sheet
+from ..pipeline.ldmseg import PanopticOutput
 
 
 class ResultsBrowser(ipywidgets.VBox):

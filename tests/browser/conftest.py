@@ -328,7 +328,7 @@ def write_scene(folder: Path) -> None:
 
     The notebook cuts it to 128 x 96: rows and columns must not be mixed up.
     """
-    from ldmseg_lib.data.synthetic import CATEGORIES, draw_scene
+    from ldmseg_lib.data.scenes.dataset import CATEGORIES, draw_scene
 
     scene = draw_scene(16, size=128, min_things=4, max_things=6)
     ids = np.searchsorted(np.unique(scene.ids), scene.ids) + 1

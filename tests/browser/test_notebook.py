@@ -4,7 +4,7 @@ import nbformat
 import numpy as np
 import pytest
 
-from ldmseg_lib import paths
+from ldmseg_lib.core import paths
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 

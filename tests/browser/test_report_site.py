@@ -4,14 +4,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.report.runs import FIRST, SECOND, finished_run
+from tests.reproduction.runs import FIRST, SECOND, finished_run
 
 PAGES = ("index", "tables", "figures", "provenance", f"notebooks/{FIRST}", f"notebooks/{SECOND}")
 
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory, browser) -> Path:
-    from ldmseg_lib.report.site import build_site
+    from ldmseg_lib.reproduction.report.site import build_site
 
     root = tmp_path_factory.mktemp("report")
     return build_site(finished_run(root / "demo"), root / "site").parent

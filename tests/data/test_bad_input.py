@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ldmseg_lib.core.errors import DatasetError
 from ldmseg_lib.data.check import check_dataset, main
 from ldmseg_lib.data.panoptic import PanopticDataset
-from ldmseg_lib.errors import DatasetError
 from tests.data.folders import Folder, empty_folder, make_folder
 
 # Everything is broken in the second of three images: its id, and the id of its first segment

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from ldmseg_lib.core.errors import DatasetError, InputError
 from ldmseg_lib.data import coco, download
 from ldmseg_lib.data.check import check_dataset
 from ldmseg_lib.data.coco import fetch_coco
 from ldmseg_lib.data.panoptic import PanopticDataset
-from ldmseg_lib.errors import DatasetError, InputError
 from tests.data.folders import make_folder
 
 COUNTS = {"train": 4, "val": 2}

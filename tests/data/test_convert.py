@@ -13,7 +13,7 @@ from ldmseg_lib.data.check import check_dataset
 from ldmseg_lib.data.convert import main
 from ldmseg_lib.data.instance_sources import VOC_CLASSES, in_validation
 from ldmseg_lib.data.panoptic import PanopticDataset
-from ldmseg_lib.data.scenes import draw_scene
+from ldmseg_lib.data.scenes.scene import draw_scene
 
 SIZE = (40, 48)
 

@@ -14,12 +14,12 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import BeitConfig, DPTConfig, DPTForDepthEstimation, DPTImageProcessorPil
 
+from ldmseg_lib.core.errors import DatasetError, InputError
 from ldmseg_lib.data import depth
 from ldmseg_lib.data.check import check_dataset
 from ldmseg_lib.data.depth import DepthPredictor, encode_relative_depth, main, write_depth, write_pseudo_depth
 from ldmseg_lib.data.panoptic import PanopticDataset
 from ldmseg_lib.data.pixels import read_depth
-from ldmseg_lib.errors import DatasetError, InputError
 from tests.data.folders import Folder, make_folder
 
 LARGEST, UNKNOWN = 65534, 65535

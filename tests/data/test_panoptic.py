@@ -4,8 +4,8 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
+from ldmseg_lib.core.errors import DatasetError, InputError
 from ldmseg_lib.data.panoptic import PanopticDataset, collate
-from ldmseg_lib.errors import DatasetError, InputError
 from tests.data.folders import empty_folder, make_folder
 
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ldmseg_lib.core.errors import DatasetError
 from ldmseg_lib.data import pixels
 from ldmseg_lib.data.pixels import read_depth, read_ids, read_image
-from ldmseg_lib.errors import DatasetError
 from tests.data.folders import colours, smooth_noise
 
 PICTURE = smooth_noise(20, 30)

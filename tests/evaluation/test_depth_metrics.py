@@ -7,13 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ldmseg_lib.errors import InputError
-from ldmseg_lib.evaluation.depth_metrics import (
-    DepthMetrics,
-    align_scale_and_shift,
-    constant_depth_errors,
-    depth_errors,
-)
+from ldmseg_lib.core.errors import InputError
+from ldmseg_lib.evaluation.depth_metrics import DepthMetrics, align_scale_and_shift, constant_depth_errors, depth_errors
 
 TARGET = np.random.default_rng(0).uniform(0.1, 2.0, (12, 16)).astype(np.float32)
 ROUGH = TARGET + np.random.default_rng(1).normal(0, 0.2, TARGET.shape).astype(np.float32)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ldmseg_lib.errors import InputError
+from ldmseg_lib.core.errors import InputError
 from ldmseg_lib.evaluation.instance_ap import InstanceAP
 
 CATEGORIES = [

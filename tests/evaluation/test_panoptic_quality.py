@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from torchmetrics.detection import PanopticQuality as TorchmetricsPanopticQuality
 
+from ldmseg_lib.core.errors import InputError
 from ldmseg_lib.data.pixels import read_ids
-from ldmseg_lib.errors import InputError
 from ldmseg_lib.evaluation.panoptic_quality import PanopticQuality
 
 CATEGORIES = [

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from ldmseg_lib.errors import InputError
+from ldmseg_lib.core.errors import InputError
 from ldmseg_lib.evaluation.panoptic_quality import PanopticQuality
 from ldmseg_lib.evaluation.segment_size import SegmentSizeQuality
 

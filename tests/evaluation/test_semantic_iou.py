@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from ldmseg_lib.errors import InputError
+from ldmseg_lib.core.errors import InputError
 from ldmseg_lib.evaluation.semantic_iou import SemanticIoU
 
 MAPS = arrays.arrays(np.uint8, (2, 5, 4), elements=st.integers(0, 3))

@@ -7,13 +7,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from ldmseg_lib.errors import CheckpointError, InputError
-from ldmseg_lib.models.autoencoder import (
-    LatentDistribution,
-    MaskAutoencoder,
-    build_autoencoder,
-    load_autoencoder,
-)
+from ldmseg_lib.core.errors import CheckpointError, InputError
+from ldmseg_lib.models.autoencoder import LatentDistribution, MaskAutoencoder, build_autoencoder, load_autoencoder
 
 
 def count(module: nn.Module) -> int:

@@ -9,9 +9,9 @@ from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
 from torch import nn
 
-from ldmseg_lib.errors import InputError
+from ldmseg_lib.core.errors import InputError
+from ldmseg_lib.core.profiles import Profile
 from ldmseg_lib.models.denoiser import Denoiser, build_denoiser
-from ldmseg_lib.profiles import Profile
 
 # The UNet of CompVis/stable-diffusion-v1-4, as its config.json says.
 STABLE_DIFFUSION = {

@@ -7,13 +7,13 @@ import torch
 from torch import nn
 from transformers import Dinov2Config, Dinov2Model, ViTMAEConfig, ViTMAEModel
 
-from ldmseg_lib.errors import InputError
+from ldmseg_lib.core.errors import InputError
+from ldmseg_lib.core.profiles import Profile
+from ldmseg_lib.experiments.supplement import paper_number
 from ldmseg_lib.models.autoencoder import MaskAutoencoder
 from ldmseg_lib.models.mask2former import SimpleFeaturePyramid, ViTMask2Former, build_mask2former
-from ldmseg_lib.pipeline import LDMSegPipeline
-from ldmseg_lib.profiles import Profile
-from ldmseg_lib.supplement import paper_number
-from tests.tiny_mask2former import CATEGORIES, SHAPE, tiny_backbone, tiny_mask2former
+from ldmseg_lib.pipeline.ldmseg import LDMSegPipeline
+from tests.models.tiny_mask2former import CATEGORIES, SHAPE, tiny_backbone, tiny_mask2former
 
 KINDS = ("mae", "dinov2")
 

@@ -8,7 +8,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 from transformers import Dinov2Config, Dinov2Model
 
-from ldmseg_lib.errors import InputError
+from ldmseg_lib.core.errors import InputError
 from ldmseg_lib.models.denoiser import build_denoiser
 from ldmseg_lib.models.image_encoders import build_image_encoder
 from ldmseg_lib.models.weight_accounting import OLD_ATTENTION, account_for_weights, main
@@ -102,7 +102,7 @@ def test_the_accounts_are_what_the_built_networks_hold(checkpoints, smoke_profil
 
 def test_full_size_files_have_as_many_tensors_as_published():
     """Stable Diffusion v1.4's UNet and VAE, and DINOv2's ViT-B/14, built without memory from their configurations."""
-    from ldmseg_lib.full_size import random_pipeline
+    from ldmseg_lib.experiments.full_size import random_pipeline
 
     pipeline, vit = random_pipeline("sd_vae", device="meta"), random_pipeline("vit", device="meta")
     assert len(pipeline.denoiser.unet.state_dict()) == 686

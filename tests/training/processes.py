@@ -22,12 +22,12 @@ import numpy as np
 from safetensors.torch import save_file
 from torch.distributed.tensor import DTensor
 
+from ldmseg_lib.core.files import read_json, write_json
+from ldmseg_lib.core.profiles import Profile, TrainingProfile
 from ldmseg_lib.data.splits import training_split
-from ldmseg_lib.evaluation.segmentation import SegmentationScores
-from ldmseg_lib.evaluation.sharded import merge_processes, process_share
-from ldmseg_lib.files import read_json, write_json
+from ldmseg_lib.experiments.segmentation import SegmentationScores
+from ldmseg_lib.experiments.sharded import merge_processes, process_share
 from ldmseg_lib.models.autoencoder import MaskAutoencoder
-from ldmseg_lib.profiles import Profile, TrainingProfile
 from ldmseg_lib.training import checkpoint
 from ldmseg_lib.training.diffusion import train_diffusion
 from ldmseg_lib.training.launch import run_processes

@@ -5,9 +5,9 @@ import dataclasses
 import pytest
 import torch
 
+from ldmseg_lib.core.errors import InputError
 from ldmseg_lib.data.panoptic import collate
 from ldmseg_lib.data.splits import training_split
-from ldmseg_lib.errors import InputError
 from ldmseg_lib.models.autoencoder import MaskAutoencoder, build_autoencoder
 from ldmseg_lib.training.autoencoder import AutoencoderObjective, measure_latent_std, train_autoencoder
 

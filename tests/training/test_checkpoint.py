@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from ldmseg_lib.errors import CheckpointError
+from ldmseg_lib.core.errors import CheckpointError
 from ldmseg_lib.training import checkpoint
 from ldmseg_lib.training.checkpoint import (
     CheckpointFolder,

@@ -10,9 +10,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from ldmseg_lib.data.scenes.dataset import write_dataset
 from ldmseg_lib.data.splits import training_split
-from ldmseg_lib.data.synthetic import write_dataset
-from ldmseg_lib.stages import open_stage
+from ldmseg_lib.reproduction.stages import open_stage
 from ldmseg_lib.training.autoencoder import train_autoencoder
 from ldmseg_lib.training.checkpoint import CheckpointFolder
 

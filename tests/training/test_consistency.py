@@ -9,8 +9,8 @@ from torch import nn
 
 from ldmseg_lib.data.panoptic import collate
 from ldmseg_lib.data.splits import training_split
-from ldmseg_lib.pipeline import LDMSegPipeline
-from ldmseg_lib.schedulers import NoiseSchedule
+from ldmseg_lib.diffusion.schedulers import NoiseSchedule
+from ldmseg_lib.pipeline.ldmseg import LDMSegPipeline
 from ldmseg_lib.training.consistency import ConsistencyObjective, train_consistency
 
 

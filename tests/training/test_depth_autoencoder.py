@@ -5,16 +5,12 @@ import dataclasses
 import pytest
 import torch
 
+from ldmseg_lib.core.errors import InputError
+from ldmseg_lib.core.profiles import Profile
 from ldmseg_lib.data.panoptic import collate
 from ldmseg_lib.data.splits import training_split
-from ldmseg_lib.errors import InputError
 from ldmseg_lib.models.autoencoder import MaskAutoencoder, build_autoencoder
-from ldmseg_lib.profiles import Profile
-from ldmseg_lib.training.depth_autoencoder import (
-    DepthAutoencoderObjective,
-    depth_errors_of,
-    train_depth_autoencoder,
-)
+from ldmseg_lib.training.depth_autoencoder import DepthAutoencoderObjective, depth_errors_of, train_depth_autoencoder
 
 
 @pytest.fixture(scope="module")

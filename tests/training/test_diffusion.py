@@ -7,14 +7,14 @@ import torch
 from diffusers.training_utils import EMAModel
 from torch import nn
 
+from ldmseg_lib.core.errors import InputError
 from ldmseg_lib.data.panoptic import collate
 from ldmseg_lib.data.splits import training_split
-from ldmseg_lib.errors import InputError
+from ldmseg_lib.diffusion.schedulers import NoiseSchedule
+from ldmseg_lib.diffusion.tasks import known_cells
 from ldmseg_lib.models.denoiser import build_denoiser
 from ldmseg_lib.models.image_encoders import build_image_encoder
-from ldmseg_lib.pipeline import LDMSegPipeline
-from ldmseg_lib.schedulers import NoiseSchedule
-from ldmseg_lib.tasks import known_cells
+from ldmseg_lib.pipeline.ldmseg import LDMSegPipeline
 from ldmseg_lib.training.diffusion import DiffusionObjective, averaged, draw_timestep, train_diffusion
 
 

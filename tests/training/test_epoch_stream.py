@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ldmseg_lib.errors import ProfileError
+from ldmseg_lib.core.errors import ProfileError
 from ldmseg_lib.training.epoch_stream import EpochStream
 
 

@@ -12,13 +12,14 @@ from types import SimpleNamespace
 
 import pytest
 
-from ldmseg_lib.errors import InputError
-from ldmseg_lib.machine import StageLock
-from ldmseg_lib.profiles import Profile
-from ldmseg_lib.stage_keys import STAGES
-from ldmseg_lib.training import launch
-from ldmseg_lib.training.launch import take_slurm_for_torchrun, train_on_all_devices
-from ldmseg_lib.training.trainables import TRAINABLES
+from ldmseg_lib.core.errors import InputError
+from ldmseg_lib.core.machine import StageLock
+from ldmseg_lib.core.profiles import Profile
+from ldmseg_lib.experiments.trainables import TRAINABLES
+from ldmseg_lib.reproduction import train_devices
+from ldmseg_lib.reproduction.stage_keys import STAGES
+from ldmseg_lib.reproduction.train_devices import train_on_all_devices
+from ldmseg_lib.training.launch import take_slurm_for_torchrun
 
 SRUN = {
     "SLURM_STEP_NUM_TASKS": "16",
@@ -98,7 +99,7 @@ def as_worker(monkeypatch, tmp_path, *, code=0, wait=0.05):
         return subprocess.Popen([command[0], str(script), *command[3:]], **settings)
 
     # not Popen itself, which libraries use too
-    monkeypatch.setattr(launch, "subprocess", SimpleNamespace(Popen=started, STDOUT=subprocess.STDOUT))
+    monkeypatch.setattr(train_devices, "subprocess", SimpleNamespace(Popen=started, STDOUT=subprocess.STDOUT))
 
 
 def test_a_notebook_starts_one_process_a_device_with_its_own_settings(stage, monkeypatch, tmp_path, capfd):
@@ -115,13 +116,13 @@ def test_a_notebook_starts_one_process_a_device_with_its_own_settings(stage, mon
 
 @pytest.mark.parametrize("devices", [0, 1])
 def test_with_one_device_the_notebook_trains_itself(stage, devices, monkeypatch):
-    monkeypatch.setattr(launch, "subprocess", None)
+    monkeypatch.setattr(train_devices, "subprocess", None)
     train_on_all_devices(stage, "autoencoder", devices=devices)
     assert not [*stage.folder.rglob("training.log")]
 
 
 def test_a_finished_stage_starts_nothing(stage, monkeypatch):
-    monkeypatch.setattr(launch, "subprocess", None)
+    monkeypatch.setattr(train_devices, "subprocess", None)
     stage.result = {"metrics": {}}
     train_on_all_devices(stage, "autoencoder", devices=2)
     assert not [*stage.folder.rglob("training.log")]
@@ -160,7 +161,7 @@ def test_the_training_holds_the_stages_lock_when_the_notebook_is_gone(tmp_path):
     script = """
 import os, subprocess, sys
 from pathlib import Path
-from ldmseg_lib.machine import StageLock
+from ldmseg_lib.core.machine import StageLock
 lock = StageLock(Path(sys.argv[1]))
 lock.acquire("waiting")
 asleep = [sys.executable, "-c", "import time; time.sleep(600)"]
@@ -171,7 +172,7 @@ os._exit(0)
     path = tmp_path / "stage.lock"
     done = subprocess.run([sys.executable, "-c", script, str(path)], stdout=subprocess.PIPE, text=True, timeout=300)
     child = int(done.stdout)
-    taker = "import sys; from pathlib import Path; from ldmseg_lib.machine import StageLock\n"
+    taker = "import sys; from pathlib import Path; from ldmseg_lib.core.machine import StageLock\n"
     taker += "StageLock(Path(sys.argv[1])).acquire('waiting for it'); print('taken')"
     second = subprocess.Popen([sys.executable, "-c", taker, str(path)], stdout=subprocess.PIPE, text=True)
     assert second.stdout.readline() == "waiting for it\n"

@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import nn
 
-from ldmseg_lib.errors import CheckpointError, InputError, ProfileError
-from ldmseg_lib.profiles import Profile
+from ldmseg_lib.core.errors import CheckpointError, InputError, ProfileError
+from ldmseg_lib.core.profiles import Profile
 from ldmseg_lib.training import checkpoint, loop
 from ldmseg_lib.training.checkpoint import CheckpointFolder
 from ldmseg_lib.training.loop import EXIT_RESUMABLE, learning_rate, train

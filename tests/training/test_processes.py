@@ -13,8 +13,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from ldmseg_lib.files import read_json, write_json
-from ldmseg_lib.pipeline import LDMSegPipeline
+from ldmseg_lib.core.files import read_json, write_json
+from ldmseg_lib.pipeline.ldmseg import LDMSegPipeline
 from ldmseg_lib.training.checkpoint import CheckpointFolder
 from ldmseg_lib.training.loop import EXIT_RESUMABLE, train
 from tests.training.processes import often, scores_of

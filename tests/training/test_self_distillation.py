@@ -7,16 +7,12 @@ import pytest
 import torch
 from transformers import Dinov2Model
 
+from ldmseg_lib.core.randomness import torch_generator
 from ldmseg_lib.data.panoptic import collate
 from ldmseg_lib.data.splits import training_split
 from ldmseg_lib.models.image_encoders import ViTImageEncoder, build_image_encoder
-from ldmseg_lib.randomness import torch_generator
 from ldmseg_lib.training.image_views import random_views
-from ldmseg_lib.training.self_distillation import (
-    TEACHER_MOMENTUM,
-    SelfDistillationObjective,
-    train_self_distilled_vit,
-)
+from ldmseg_lib.training.self_distillation import TEACHER_MOMENTUM, SelfDistillationObjective, train_self_distilled_vit
 
 
 @pytest.fixture(scope="module")

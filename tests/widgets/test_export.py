@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ldmseg_lib.errors import InputError
+from ldmseg_lib.core.errors import InputError
 
 
 def test_every_format_holds_the_same_ids(make_editor, ids, tmp_path):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ldmseg_lib.errors import InputError
+from ldmseg_lib.core.errors import InputError
 from ldmseg_lib.widgets import mask_editor as module
 from ldmseg_lib.widgets import raster
 from ldmseg_lib.widgets.mask_editor import MaskEditor

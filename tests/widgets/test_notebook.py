@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ldmseg_lib import paths
-from ldmseg_lib.files import read_json
+from ldmseg_lib.core import paths
+from ldmseg_lib.core.files import read_json
 
 NAME = "11_mask_editor"
 

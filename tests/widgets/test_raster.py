@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ldmseg_lib.errors import InputError
+from ldmseg_lib.core.errors import InputError
 from ldmseg_lib.widgets import raster
 
 SHAPE = (9, 13)

@@ -1,0 +1,210 @@
+"""Judging a pipeline on a validation split: sample once, then decode and score in as many ways as asked."""
+
+import functools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from ..core.randomness import torch_generator
+from ..data.panoptic import GroundTruth, PanopticDataset
+from ..evaluation.panoptic_quality import PanopticQuality
+from ..evaluation.semantic_iou import SemanticIoU
+from ..pipeline.ldmseg import LDMSegPipeline, PanopticOutput
+from ..pipeline.tiling import count_tiles, fill_batches
+
+
+@dataclass(frozen=True)
+class Cleaning:
+    """How decoded logits become segments: supplement A's threshold and minimum area, or neither."""
+
+    threshold: float
+    min_area: int
+
+
+ARG_MAX = Cleaning(threshold=0.0, min_area=0)
+
+
+class InstanceScores:
+    """Class-agnostic PQ of the instance ids, before classes are voted and before equal stuff is merged."""
+
+    def __init__(self, dataset: PanopticDataset) -> None:
+        self.quality = PanopticQuality(dataset.categories, class_agnostic=True)
+
+    def update(self, truth: GroundTruth, output: PanopticOutput, index: int) -> None:
+        """Add the `index`-th image of `output`, whose ground truth is `truth`."""
+        ids = output.instance_ids[index]
+        found = [{"id": int(i), "category_id": 1} for i in np.unique(ids) if i]
+        self.quality.update(truth.ids, truth.segments, ids, found)
+
+    def compute(self) -> dict[str, Any]:
+        """{"class_agnostic": as `PanopticQuality.compute`}."""
+        return {"class_agnostic": self.quality.compute()}
+
+
+class PanopticScores:
+    """PQ of the merged panoptic map."""
+
+    def __init__(self, dataset: PanopticDataset) -> None:
+        self.quality = PanopticQuality(dataset.categories)
+
+    def update(self, truth: GroundTruth, output: PanopticOutput, index: int) -> None:
+        """Add the `index`-th image of `output`, whose ground truth is `truth`."""
+        self.quality.update(truth.ids, truth.segments, output.ids[index], output.segments[index])
+
+    def compute(self) -> dict[str, Any]:
+        """{"panoptic": as `PanopticQuality.compute`}."""
+        return {"panoptic": self.quality.compute()}
+
+
+class SemanticScores:
+    """mIoU of the semantic map."""
+
+    def __init__(self, dataset: PanopticDataset) -> None:
+        self.overlap = SemanticIoU(dataset.num_classes)
+        self.class_index = dataset.class_index
+
+    def update(self, truth: GroundTruth, output: PanopticOutput, index: int) -> None:
+        """Add the `index`-th image of `output`, whose ground truth is `truth`."""
+        predicted = output.semantic[index]
+        assert predicted is not None  # the semantic task was asked for
+        self.overlap.update(semantic_map(truth, self.class_index), predicted)
+
+    def compute(self) -> dict[str, Any]:
+        """{"miou", "iou" of each class}."""
+        semantic = self.overlap.compute()
+        return {"miou": semantic["miou"], "iou": semantic["per_class"]}
+
+
+class SegmentationScores:
+    """Class-agnostic PQ, panoptic PQ and mIoU over images, from pipeline outputs and ground truth."""
+
+    def __init__(self, dataset: PanopticDataset) -> None:
+        self.parts = (InstanceScores(dataset), PanopticScores(dataset), SemanticScores(dataset))
+
+    def update(self, truth: GroundTruth, output: PanopticOutput, index: int) -> None:
+        """Add the `index`-th image of `output`, whose ground truth is `truth`."""
+        for part in self.parts:
+            part.update(truth, output, index)
+
+    def compute(self) -> dict[str, Any]:
+        """{"class_agnostic", "panoptic"} as `PanopticQuality.compute`, {"miou", "iou"} of the semantic map."""
+        return {name: value for part in self.parts for name, value in part.compute().items()}
+
+
+def semantic_map(truth: GroundTruth, class_index: Mapping[int, int]) -> np.ndarray:
+    """Class indices [H, W] of a ground truth, 0 where it is void."""
+    known, places = np.unique(truth.ids, return_inverse=True)
+    classes = {segment["id"]: class_index[segment["category_id"]] for segment in truth.segments}
+    return np.array([classes.get(int(i), 0) for i in known], dtype=np.int32)[places].reshape(truth.ids.shape)
+
+
+@dataclass
+class Sampled:
+    """Clean latents of a group of images, one entry an image or a tile, with what it takes to decode and judge them."""
+
+    truths: list[GroundTruth]
+    latents: dict[str, Tensor]
+    sizes: list[tuple[int, int]]
+    estimates: list[dict[str, Tensor]] = field(default_factory=list)  # after each step, if asked for
+    tile_size: int | None = None
+
+    def decode(
+        self, pipeline: LDMSegPipeline, cleaning: Cleaning, latents: Mapping[str, Tensor] | None = None
+    ) -> PanopticOutput:
+        """The maps of these images, from their clean latents or from other ones, such as an entry of `estimates`."""
+        return pipeline.decode(
+            self.latents if latents is None else latents,
+            self.sizes,
+            tile_size=self.tile_size,
+            threshold=cleaning.threshold,
+            min_area=cleaning.min_area,
+        )
+
+
+def _keep(steps: list[list[dict[str, Tensor]]], step: int, estimates: dict[str, Tensor]) -> None:
+    steps[step].append(estimates)
+
+
+def sample_split(
+    pipeline: LDMSegPipeline,
+    dataset: PanopticDataset,
+    *,
+    seed: int,
+    num_inference_steps: int,
+    batch_size: int,
+    tasks: Sequence[str] = ("instance", "semantic"),
+    sampler: str | None = None,
+    tile_size: int | None = None,
+    indices: Sequence[int] | None = None,
+    keep_estimates: bool = False,
+    progress: bool = True,
+) -> Iterator[Sampled]:
+    """Sample the images of a split, batch by batch. Each image's noise comes from (seed, image id) alone.
+
+    Args:
+        batch_size: images, or tiles, at a time.
+        tile_size: side in pixels of the overlapping tiles that images are cut into; None: each image at once.
+        indices: of the images; None: all.
+        keep_estimates: keep the estimate of z_0 after each step.
+    """
+    indices = range(len(dataset)) if indices is None else indices
+    truths = (dataset.ground_truth(i) for i in indices)
+    groups = fill_batches(truths, lambda truth: count_tiles(truth.ids.shape, tile_size), batch_size)
+    with tqdm(total=len(indices), desc=f"{num_inference_steps} steps", unit="image", disable=not progress) as bar:
+        for group in groups:
+            steps: list[list[dict[str, Tensor]]] = [[] for _ in range(num_inference_steps if keep_estimates else 0)]
+            latents = pipeline.sample(
+                [truth.image for truth in group],
+                generators=[torch_generator(seed, "sample", truth.image_id) for truth in group],
+                tile_size=tile_size,
+                batch_size=batch_size,
+                tasks=tasks,
+                num_inference_steps=num_inference_steps,
+                sampler=sampler,
+                on_estimate=functools.partial(_keep, steps) if keep_estimates else None,
+            )
+            estimates = [{task: torch.cat([part[task] for part in parts]) for task in tasks} for parts in steps]
+            yield Sampled(group, latents, [truth.ids.shape for truth in group], estimates, tile_size)
+            bar.update(len(group))
+
+
+def evaluate_segmentation(
+    pipeline: LDMSegPipeline,
+    dataset: PanopticDataset,
+    *,
+    seed: int,
+    num_inference_steps: int,
+    batch_size: int,
+    cleanings: Mapping[str, Cleaning],
+    sampler: str | None = None,
+    tile_size: int | None = None,
+) -> tuple[dict[str, dict[str, Any]], dict[str, PanopticOutput]]:
+    """Scores of every way of cleaning, all from the same samples, and the predictions themselves.
+
+    Arguments are those of `sample_split`; the minimum area is asked of whole images, the threshold of each tile.
+
+    Returns:
+        ({name: scores as `SegmentationScores.compute`}, {name: predictions in the data set's order}).
+    """
+    scores = {name: SegmentationScores(dataset) for name in cleanings}
+    outputs = {name: PanopticOutput() for name in cleanings}
+    for group in sample_split(
+        pipeline,
+        dataset,
+        seed=seed,
+        num_inference_steps=num_inference_steps,
+        batch_size=batch_size,
+        sampler=sampler,
+        tile_size=tile_size,
+    ):
+        for name, cleaning in cleanings.items():
+            output = group.decode(pipeline, cleaning)
+            for index, truth in enumerate(group.truths):
+                scores[name].update(truth, output, index)
+            outputs[name].extend(output)
+    return {name: score.compute() for name, score in scores.items()}, outputs
