@@ -32,6 +32,7 @@ class TrainingProfile:
     steps: int
     batch_size: int  # images a step, over all processes and accumulation
     micro_batch_size: int | None  # images a forward pass and process; None: batch_size / processes
+    optimizer: Literal["adamw", "muon"]  # muon: for the matrices between a network's first and last; adamw for the rest
     learning_rate: float
     final_learning_rate: float  # reached at the last step by a cosine; equal to learning_rate: constant
     warmup_steps: int
@@ -73,6 +74,7 @@ class DenoiserProfile:
     head_dim: int | None
     task_dim: int | None  # width of the task tokens
     train_time_embedding: bool
+    affinity_channels: int | None  # of the embedding of affinity pooling; None (the paper): no pooling
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,8 @@ class DiffusionProfile:
     self_condition_probability: float
     # p in t = 1000 (1 - (1 - u)^p) for uniform u, by task; 1 (the paper) where a task is not named, more is noisier
     timestep_power: dict[str, float]
+    affinity_weight: float  # in the loss, of the error with which affinity pooling alone denoises
+    affinity_pretraining: TrainingProfile | None  # of image encoder and affinity, by that error alone; None: none
     training: TrainingProfile
 
 

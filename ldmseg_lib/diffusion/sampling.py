@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..core.errors import InputError
 from ..core.randomness import torch_generator
+from ..models.affinity import Affinity
 from ..models.denoiser import Denoiser
 from .schedulers import NoiseSchedule, build_sampler, set_timesteps
 
@@ -59,8 +60,10 @@ def sample_latents(
     generators: Sequence[torch.Generator],
     *,
     prediction_type: str,
+    affinity: Affinity | None = None,
     sampler: str = "ddim",
     num_inference_steps: int = 50,
+    rounding: Callable[[Latents], Latents] | None = None,
     constraint: Constraint | None = None,
     resamplings: int = 1,
     callback: Callable[[int, int], None] | None = None,
@@ -77,8 +80,11 @@ def sample_latents(
         task_ids: the task of each sample.
         generators: one CPU generator a sample, so that samples do not depend on the batch they are in.
         prediction_type: what the network predicts.
+        affinity: as `Denoiser.forward` takes it.
         sampler: "ddim", "ddpm", "dpmsolver++", "unipc" or "consistency" (for distilled networks).
         num_inference_steps: denoising steps.
+        rounding: replaces each estimate of z_0 but the last by the nearest valid one, from which the step then goes on
+            (the clamping trick of Li et al., Diffusion-LM, 2022, section 4.2); None: estimates as they are.
         constraint: holds known cells in place.
         resamplings: how often each step is done, going back up in between (RePaint); 1 is the plain loop.
         callback: called before each step with (steps done, steps in all); may raise to cancel.
@@ -108,8 +114,11 @@ def sample_latents(
                 z = constraint.noisy(z, t)
             batch_t = torch.full((len(z),), t, device=device)
             condition = estimate if denoiser.config.self_condition else torch.zeros_like(z)
-            prediction = denoiser(z, image_latents, condition, batch_t, task_ids).float()
+            prediction = denoiser(z, image_latents, condition, batch_t, task_ids, affinity).float()
             estimate = schedule.predicted_clean(prediction, z, batch_t)
+            if rounding is not None and following is not None:
+                estimate = rounding(estimate)
+                prediction = schedule.prediction_of(estimate, z, batch_t)
             if constraint is not None:
                 estimate = constraint.clean(estimate)
             if on_estimate is not None:

@@ -13,10 +13,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..core.errors import InputError
+from ..models.noise_levels import BETA_END, BETA_START, NUM_TIMESTEPS, alphas_cumprod
 
-# Stable Diffusion v1.4's training schedule, adopted by the paper (supplement A).
-NUM_TIMESTEPS = 1000
-BETA_START, BETA_END = 0.00085, 0.012
 SCHEDULE = {
     "num_train_timesteps": NUM_TIMESTEPS,
     "beta_start": BETA_START,
@@ -37,8 +35,7 @@ class NoiseSchedule:
             known = ", ".join(PREDICTION_TYPES)
             raise InputError(f"unknown prediction type {prediction_type!r}; valid ones are {known}")
         self.prediction_type = prediction_type
-        root = torch.linspace(BETA_START**0.5, BETA_END**0.5, NUM_TIMESTEPS, dtype=torch.float64)
-        self.alphas_cumprod = (1 - root**2).cumprod(0).float()
+        self.alphas_cumprod = alphas_cumprod()
 
     def _levels(self, timesteps: Timesteps) -> tuple[Tensor, Tensor]:
         """sqrt(abar_t) and sqrt(1 - abar_t), shaped to multiply latents."""
@@ -75,6 +72,10 @@ class NoiseSchedule:
         if self.prediction_type == "epsilon":
             return (noisy - sigma * prediction) / signal
         return signal * noisy - sigma * prediction
+
+    def prediction_of(self, clean: Latents, noisy: Latents, timesteps: Timesteps) -> Latents:
+        """The prediction at z_t in which `predicted_clean` finds this estimate of z_0."""
+        return self.target(clean, self.implied_noise(noisy, clean, timesteps), timesteps)
 
     def implied_noise(self, noisy: Latents, clean: Latents, timesteps: Timesteps) -> Latents:
         """The noise by which z_t comes from an estimate of z_0."""

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..core.errors import InputError
 from ..core.profiles import Profile
 from ..models.autoencoder import MaskAutoencoder, build_autoencoder
-from ..models.denoiser import Denoiser, build_denoiser
+from ..models.denoiser import Denoiser, build_denoiser, input_channels
 from ..models.image_encoders import SDVAEImageEncoder, ViTImageEncoder, build_image_encoder
 from ..models.mask2former import ViTMask2Former
 from .full_size import UNET, VAE, VIT
@@ -37,13 +37,15 @@ def fake_denoiser(profile: Profile, tasks: list[str]) -> Denoiser:
             config = dict(UNet2DConditionModel.load_config(source, subfolder="unet"))
         except (OSError, ValueError) as error:
             raise InputError(f"denoiser.pretrained {source!r}: its configuration cannot be read ({error})") from error
-    latents = profile.autoencoder.latent_channels
+    latents, features = profile.autoencoder.latent_channels, profile.image_encoder.out_channels
+    affinity = profile.denoiser.affinity_channels
     denoiser = Denoiser(
-        unet_config=config | {"in_channels": 2 * latents + profile.image_encoder.out_channels},
+        unet_config=config | {"in_channels": input_channels(latents, features, affinity=affinity is not None)},
         tasks=tasks,
         latent_channels=latents,
-        image_channels=profile.image_encoder.out_channels,
+        image_channels=features,
         self_condition=profile.diffusion.self_condition_probability > 0,
+        affinity_channels=affinity,
     )
     denoiser.unet.time_embedding.requires_grad_(profile.denoiser.train_time_embedding)
     return denoiser

@@ -7,7 +7,7 @@ import torch
 from ..core.errors import InputError
 from ..core.profiles import Profile
 from ..models.autoencoder import MaskAutoencoder
-from ..models.denoiser import Denoiser
+from ..models.denoiser import Denoiser, input_channels
 from ..models.image_encoders import SDVAEImageEncoder, ViTImageEncoder
 from ..pipeline.ldmseg import LDMSegPipeline
 
@@ -79,12 +79,15 @@ def random_pipeline(
             )
         else:
             encoder = SDVAEImageEncoder(vae_config=vae)
+        affinity = profile.denoiser.affinity_channels
+        channels_in = input_channels(settings.latent_channels, encoder.out_channels, affinity=affinity is not None)
         denoiser = Denoiser(
-            unet_config=unet | {"in_channels": 2 * settings.latent_channels + encoder.out_channels},
+            unet_config=unet | {"in_channels": channels_in},
             tasks=list(profile.diffusion.tasks),
             latent_channels=settings.latent_channels,
             image_channels=encoder.out_channels,
             self_condition=profile.diffusion.self_condition_probability > 0,
+            affinity_channels=affinity,
         )
         autoencoder = MaskAutoencoder(
             encoding=settings.encoding,

@@ -12,7 +12,7 @@ from ..core.randomness import numpy_generator, torch_generator
 from ..data.panoptic import GroundTruth, PanopticDataset
 from ..evaluation.panoptic_quality import PanopticQuality
 from ..pipeline.inpainting import completed, denoise
-from ..pipeline.ldmseg import ImageFeatures, LDMSegPipeline
+from ..pipeline.ldmseg import LDMSegPipeline
 from ..pipeline.output import PanopticOutput
 from ..pipeline.prompts import cells_of_pixels, nearest_label, read_prompt
 
@@ -125,7 +125,7 @@ def evaluate_inpainting(
                     )
                     for place, hidden in zip(places, masks)
                 ]
-                chosen = ImageFeatures(features.latents[places], [features.sizes[place] for place in places])
+                chosen = features.take(places)
                 latents = denoise(
                     pipeline,
                     chosen,

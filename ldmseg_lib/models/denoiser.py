@@ -1,5 +1,7 @@
 """The denoiser: Stable Diffusion's UNet on [noisy mask latents | image latents | self-condition], told its task.
 
+With affinity pooling it also sees the noisy latents averaged over what the image says is one segment.
+
 One learnable token per task goes through the cross-attention (supplement A, "Multi-Task Setup"). The supplement says
 that it has 786 dimensions; Stable Diffusion v1.4's cross-attention has 768, which is what is used here.
 """
@@ -18,6 +20,7 @@ from torch import Tensor, nn
 
 from ..core.errors import InputError
 from ..core.profiles import Profile
+from .affinity import Affinity, AffinityPooling, pooled_channels
 
 # diffusers looks for ModelMixin in the module of a part, to know how a pipeline loads it
 from .safetensors_model import ModelMixin, SafetensorsModel, load_pretrained  # noqa: F401
@@ -45,12 +48,12 @@ class Denoiser(SafetensorsModel):
     """A UNet with one token per task.
 
     Args:
-        unet_config: configuration of the UNet2DConditionModel, its in_channels being
-            latent_channels + image_channels + latent_channels.
+        unet_config: configuration of the UNet2DConditionModel, its in_channels being `input_channels` of what follows.
         tasks: names of the tasks, in the order of their tokens.
         latent_channels: channels of the mask latents.
         image_channels: channels of the image latents.
         self_condition: whether an earlier estimate of z_0 was ever fed back in training; else sampling feeds none.
+        affinity_channels: of the embedding that says which cells are of one segment; None: no affinity pooling.
     """
 
     @register_to_config
@@ -62,11 +65,13 @@ class Denoiser(SafetensorsModel):
         latent_channels: int,
         image_channels: int,
         self_condition: bool = True,
+        affinity_channels: int | None = None,
     ) -> None:
         super().__init__()
         self.unet = UNet2DConditionModel.from_config(unet_config)
         self.task_tokens = nn.Embedding(len(tasks), self.unet.config.cross_attention_dim)
         nn.init.normal_(self.task_tokens.weight, std=1.0)
+        self.affinity = None if affinity_channels is None else AffinityPooling(image_channels, affinity_channels)
         self.fold_task_attention()
 
     def fold_task_attention(self) -> None:
@@ -101,6 +106,28 @@ class Denoiser(SafetensorsModel):
                     grown.task_tokens.weight[number] = self.task_tokens.weight[known.index(task)]
         return grown
 
+    def with_affinity(self, channels: int) -> "Denoiser":
+        """A copy with affinity pooling, to be trained: the new inputs have zero weights, the embedding is random.
+
+        Raises:
+            InputError: it has one of another width.
+        """
+        grown, own = copy.deepcopy(self), self.config.affinity_channels
+        if own == channels:
+            return grown
+        if own is not None:
+            raise InputError(
+                f"the denoiser to go on from groups cells by an embedding of {own} channels, and denoiser."
+                f"affinity_channels is {channels}; set it to {own}"
+            )
+        added = pooled_channels(self.config.latent_channels)
+        grown.unet = _widened_unet(grown.unet, grown.unet.config.in_channels + added)
+        grown.affinity = AffinityPooling(self.config.image_channels, channels)
+        grown.to(device=self.device, dtype=self.dtype)
+        unet_config = {**self.config.unet_config, "in_channels": grown.unet.config.in_channels}
+        grown.register_to_config(unet_config=unet_config, affinity_channels=channels)
+        return grown
+
     def forward(
         self,
         noisy: Float[Tensor, "batch latent_channels height width"],
@@ -108,6 +135,7 @@ class Denoiser(SafetensorsModel):
         self_condition: Float[Tensor, "batch latent_channels height width"],
         timesteps: Int[Tensor, "batch"],
         task_ids: Int[Tensor, "batch"],
+        affinity: Affinity | None = None,
     ) -> Float[Tensor, "batch latent_channels height width"]:
         """The prediction at z_t: noise, z_0 or v, as the model was trained.
 
@@ -117,12 +145,24 @@ class Denoiser(SafetensorsModel):
             self_condition: an earlier estimate of z_0, or zeros.
             timesteps: 0..999.
             task_ids: numbers from `task_ids`.
+            affinity: what `self.affinity` makes of the image latents, where it is at hand: it is the same at every
+                timestep and for every task, so that one entry may serve several rows (see `AffinityPooling.pool`).
 
         Returns:
             In the weights' type, whatever the type of the latents.
         """
-        x = torch.cat([noisy, image_latents, self_condition], dim=1).to(self.task_tokens.weight.dtype)
+        inputs = [noisy, image_latents, self_condition]
+        if self.affinity is not None:
+            affinity = self.affinity(image_latents) if affinity is None else affinity
+            inputs.append(self.affinity.pool(noisy, affinity, timesteps))
+        x = torch.cat(inputs, dim=1).to(self.task_tokens.weight.dtype)
         return self.unet(x, timesteps, encoder_hidden_states=self.task_tokens(task_ids)[:, None]).sample
+
+
+def input_channels(latent_channels: int, image_channels: int, *, affinity: bool = False) -> int:
+    """What the UNet sees: noisy latents, image latents, self-condition, and the pooled latents where there are any."""
+    pooled = pooled_channels(latent_channels) if affinity else 0
+    return latent_channels + image_channels + latent_channels + pooled
 
 
 def _widened_unet(unet: UNet2DConditionModel, in_channels: int) -> UNet2DConditionModel:
@@ -183,12 +223,14 @@ def build_denoiser(
     latent_channels = profile.autoencoder.latent_channels
     image_channels = image_channels or profile.image_encoder.out_channels
     tasks = list(tasks or profile.diffusion.tasks)
-    in_channels = latent_channels + image_channels + latent_channels
+    affinity = profile.denoiser.affinity_channels
+    in_channels = input_channels(latent_channels, image_channels, affinity=affinity is not None)
     shape = {
         "tasks": tasks,
         "latent_channels": latent_channels,
         "image_channels": image_channels,
         "self_condition": profile.diffusion.self_condition_probability > 0,
+        "affinity_channels": affinity,
     }
     if profile.denoiser.pretrained is None:
         denoiser = Denoiser(unet_config=_small_unet_config(profile, in_channels), **shape)
@@ -208,6 +250,7 @@ def build_denoiser(
             denoiser = Denoiser(unet_config=config, **shape)
         denoiser.unet = unet
         denoiser.task_tokens = nn.Embedding(len(tasks), unet.config.cross_attention_dim)
+        denoiser.affinity = None if affinity is None else AffinityPooling(image_channels, affinity)
         denoiser.fold_task_attention()
     denoiser.unet.time_embedding.requires_grad_(profile.denoiser.train_time_embedding)
     return denoiser

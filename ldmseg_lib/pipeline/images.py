@@ -1,5 +1,6 @@
 """What counts as an image, and the square that networks see of it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,6 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..core.errors import InputError
+from ..models.affinity import Affinity
 
 Picture = Image.Image | np.ndarray | Tensor
 """A PIL image, a uint8 array [H, W, 3] (or [H, W], or with alpha), or a float tensor [3, H, W] in [0, 1]."""
@@ -20,9 +22,16 @@ class ImageFeatures:
 
     latents: Float[Tensor, "batch channels rows columns"]
     sizes: list[tuple[int, int]]
+    affinity: Affinity | None = None  # of a denoiser with affinity pooling
 
     def __len__(self) -> int:
         return len(self.sizes)
+
+    def take(self, places: Sequence[int]) -> "ImageFeatures":
+        """Those of the images at `places`, each as often as it stands there."""
+        rows = list(places)
+        affinity = None if self.affinity is None else self.affinity[rows]
+        return ImageFeatures(self.latents[rows], [self.sizes[row] for row in rows], affinity)
 
 
 def as_rgb(picture: Picture) -> Image.Image:

@@ -7,7 +7,6 @@ the whole map and dropping latents would give the answer away.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -20,6 +19,7 @@ from ..core.errors import InputError
 from ..data.transforms import resize_nearest
 from ..diffusion.sampling import Latents, branch, initial_noise
 from ..diffusion.schedulers import NoiseSchedule
+from .consensus import agreement_with
 from .images import ImageFeatures
 from .output import PanopticOutput
 from .postprocess import assign_classes
@@ -91,6 +91,7 @@ def denoise(
     generators: Sequence[torch.Generator],
     num_inference_steps: int,
     sampler: str | None = None,
+    round_estimates: bool | None = None,
     resamplings: int = 1,
     callback: Callable[[int, int], None] | None = None,
 ) -> dict[str, Float[Tensor, "batch channels rows columns"]]:
@@ -105,6 +106,7 @@ def denoise(
         tasks=tasks,
         generators=generators,
         sampler=sampler or DEFAULT_SAMPLER,
+        round_estimates=round_estimates,
         constraint=known_latents(pipeline, prompts, tasks=tasks, generators=generators),
         resamplings=resamplings,
         callback=callback,
@@ -197,7 +199,7 @@ def inpaint(
         for stream in branch(generators, "ids")
     ]
     count = len(prompts)
-    repeated = replace(features, latents=features.latents.repeat(count, 1, 1, 1), sizes=features.sizes * count)
+    repeated = features.take([0] * count)
     tasks = ["instance"] + ["semantic"] * ("semantic" in pipeline.denoiser.config.tasks)
     latents = denoise(pipeline, repeated, prompts, tasks=tasks, generators=generators, **sampling)
     found = pipeline.decode(latents, repeated.sizes, threshold=threshold, min_area=0)
@@ -218,6 +220,7 @@ def inpaint(
         output.segments.append(_segments(prompt, final, classes, names, categories))
         output.semantic.append(semantic)
         output.depth.append(None)
+    output.agreement = [agreement_with(ids, output.instance_ids) for ids in output.instance_ids]
     return output
 
 

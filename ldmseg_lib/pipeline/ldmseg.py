@@ -1,33 +1,29 @@
 """From photographs to panoptic maps: encode the image, denoise mask latents, decode, post-process."""
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from diffusers import DiffusionPipeline
 from jaxtyping import Bool, Float, Int
-from safetensors import SafetensorError
 from torch import Tensor
 
 from ..core.errors import InputError
-from ..diffusion.sampling import Constraint, branch, one_each, sample_latents
+from ..diffusion.sampling import Constraint, one_each
 from ..diffusion.tasks import get_tasks
 from ..models.autoencoder import MaskAutoencoder
 from ..models.denoiser import Denoiser
 from ..models.image_encoders import ImageEncoder
-from ..models.safetensors_model import require_kind
+from .consensus import consensus_of
 from .decoding import decode_latents, stuff_indices
-from .images import ImageFeatures, Picture, as_rgb, size_of, to_square
+from .denoising import OnEstimate, predict, sample_entries, segment
+from .images import ImageFeatures, Picture, as_rgb, to_square
 from .inpainting import inpaint
-from .model_card import complete_card
 from .output import PanopticOutput
-from .pretrained import EMBEDDED, embedded_folder
-from .tiling import count_tiles, fill_batches, place_tiles
+from .safetensors_pipeline import SafetensorsPipeline
 
 
-class LDMSegPipeline(DiffusionPipeline):
+class LDMSegPipeline(SafetensorsPipeline):
     """Latent diffusion for panoptic segmentation. Saved and loaded like any diffusers pipeline, safetensors only.
 
     Args:
@@ -39,6 +35,7 @@ class LDMSegPipeline(DiffusionPipeline):
         categories: COCO category dicts in the order of the class indices 1, 2, ...
         prediction_type: what the denoiser predicts.
         sampler: the default sampler.
+        round_estimates: the default of whether each estimate of z_0 is rounded to a valid map (see `rounding`).
         threshold: the default of the softmax threshold (supplement A: 0.5).
         min_area: the default of the minimum area, in pixels of the image's own size (supplement A: 512).
         tile_size: the default of the side in pixels of the tiles that an image is cut into, for a model trained on
@@ -59,6 +56,7 @@ class LDMSegPipeline(DiffusionPipeline):
         categories: list[dict[str, Any]] | None = None,
         prediction_type: str = "epsilon",
         sampler: str = "ddim",
+        round_estimates: bool = False,
         threshold: float = 0.5,
         min_area: int = 512,
         tile_size: int | None = None,
@@ -76,43 +74,12 @@ class LDMSegPipeline(DiffusionPipeline):
             categories=[dict(category) for category in categories or []],
             prediction_type=prediction_type,
             sampler=sampler,
+            round_estimates=round_estimates,
             threshold=threshold,
             min_area=min_area,
             tile_size=tile_size,
             trained_on_photographs=trained_on_photographs,
         )
-
-    @classmethod
-    def from_pretrained(cls, folder: str | os.PathLike, **settings: Any) -> "LDMSegPipeline":
-        """The pipeline that `save_pretrained` wrote to `folder`; weights are read from safetensors alone.
-
-        Args:
-            folder: a folder, a name on the hub, or "embedded": the ready model of the embedded scenes.
-            settings: those of diffusers.
-
-        Raises:
-            InputError: the folder holds no pipeline or something else, or a part is missing or of another shape.
-        """
-        place = embedded_folder() if folder == EMBEDDED else folder
-        require_kind(place, cls.__name__)
-        try:
-            return super().from_pretrained(os.fspath(place), **{**settings, "use_safetensors": True})
-        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-            reason = " ".join(str(error).split())[:300]
-            raise InputError(f"{folder}: no pipeline can be loaded from it ({reason})") from error
-
-    def save_pretrained(
-        self, save_directory: str | os.PathLike, safe_serialization: bool = True, **kwargs: Any
-    ) -> None:
-        """As diffusers does, `push_to_hub` included, but pickles (safe_serialization=False) are an InputError."""
-        if not safe_serialization:
-            raise InputError("safe_serialization=False would write pickles; weights are saved as safetensors alone")
-        super().save_pretrained(os.fspath(save_directory), **kwargs)
-
-    def _upload_folder(self, working_dir: str | os.PathLike, *arguments: Any, **settings: Any) -> Any:
-        """The last step of diffusers' `push_to_hub`, with a card that says something in place of its empty one."""
-        complete_card(working_dir, self)
-        return super()._upload_folder(working_dir, *arguments, **settings)
 
     def speed_up(self, *, dtype: torch.dtype = torch.bfloat16, **compiling: Any) -> "LDMSegPipeline":
         """Make the denoising steps fast on a GPU, in place: weights in 16 bits, channels last, CUDA graphs.
@@ -164,7 +131,9 @@ class LDMSegPipeline(DiffusionPipeline):
         batch = torch.stack([to_square(picture, side) for picture in rgb]).to(self.device)
         cells = side // self.autoencoder.factor
         sizes = [(picture.height, picture.width) for picture in rgb]
-        return ImageFeatures(self.image_encoder(batch, (cells, cells)).float(), sizes)
+        latents = self.image_encoder(batch, (cells, cells)).float()
+        affinity = None if self.denoiser.affinity is None else self.denoiser.affinity(latents)
+        return ImageFeatures(latents, sizes, affinity)
 
     @torch.no_grad()
     def predict(
@@ -175,45 +144,36 @@ class LDMSegPipeline(DiffusionPipeline):
         tasks: Sequence[str] = ("instance", "semantic"),
         generators: Sequence[torch.Generator],
         sampler: str | None = None,
+        round_estimates: bool | None = None,
         constraint: Constraint | None = None,
         resamplings: int = 1,
         callback: Callable[[int, int], None] | None = None,
-        on_estimate: Callable[[int, dict[str, Tensor]], None] | None = None,
+        on_estimate: OnEstimate | None = None,
     ) -> dict[str, Float[Tensor, "batch channels rows columns"]]:
         """Clean latents of each task, all tasks of all images in one batch.
 
         Args:
             features: from `encode_image`.
             generators: one CPU generator an image; of each only the seed that it began with counts.
+            round_estimates: instead of the pipeline's own; what it does not apply to, such as depth, is left as it is.
             on_estimate: called after each step with (step, estimates by task).
 
         Raises:
             InputError: an unknown task or sampler, no task, or not as many generators as images.
         """
-        count = len(features)
-        if isinstance(tasks, str) or not tasks:
-            raise InputError(f"tasks is {tasks!r}; give a list of names, such as ['instance', 'semantic']")
-        if len(generators) != count:
-            raise InputError(f"{len(generators)} generators for {count} images; give one for each image")
-        numbers = self.denoiser.task_ids(tasks).repeat_interleave(count)
-
-        def by_task(latents: Tensor) -> dict[str, Tensor]:
-            return dict(zip(tasks, latents.split(count), strict=True))
-
-        latents = sample_latents(
-            self.denoiser,
-            features.latents.repeat(len(tasks), 1, 1, 1),
-            numbers,
-            [g for task in tasks for g in branch(generators, task)],
-            prediction_type=self.config.prediction_type,
-            sampler=sampler or self.config.sampler,
+        return predict(
+            self,
+            features,
+            tasks=tasks,
+            generators=generators,
+            sampler=sampler,
+            round_estimates=round_estimates,
+            on_estimate=on_estimate,
             num_inference_steps=num_inference_steps,
             constraint=constraint,
             resamplings=resamplings,
             callback=callback,
-            on_estimate=None if on_estimate is None else lambda step, z: on_estimate(step, by_task(z)),
         )
-        return by_task(latents)
 
     def sample(
         self,
@@ -221,37 +181,33 @@ class LDMSegPipeline(DiffusionPipeline):
         *,
         generators: Sequence[torch.Generator],
         tile_size: int | None = None,
+        num_samples: int = 1,
         batch_size: int = 16,
         tasks: Sequence[str] = ("instance", "semantic"),
-        on_estimate: Callable[[int, dict[str, Tensor]], None] | None = None,
         **settings: Any,
     ) -> dict[str, Float[Tensor, "tiles channels rows columns"]]:
         """Clean latents of each task for `decode`: one entry an image, or one a tile, image after image.
 
         Args:
             images: as in `encode_image`.
-            generators: one an image; each tile's noise is drawn from its image's and its number.
+            generators: one an image; each tile's and each further sample's noise is drawn from its image's and its
+                number.
             tile_size: side in pixels of overlapping tiles (`tiling.place_tiles`); None: each image is one entry.
-            batch_size: entries at a time.
+            num_samples: of each entry, one after the other; an entry is encoded once for all.
+            batch_size: samples at a time.
             tasks: as in `predict`.
-            on_estimate: as in `predict`, for one batch after the other.
-            settings: the others of `predict`.
+            settings: the others of `predict`; `on_estimate` is called for one batch after the other.
         """
-        entries = list(images)
-        if tile_size is not None:
-            arrays = [np.asarray(as_rgb(image)) for image in images]
-            grids = [place_tiles(array.shape[:2], tile_size) for array in arrays]
-            streams = list(zip(generators, grids, strict=True))
-            generators = [g for stream, grid in streams for k in range(len(grid)) for g in branch([stream], "tile", k)]
-            entries = [tile for array, grid in zip(arrays, grids) for tile in grid.cut(array)]
-        parts = []
-        for start in range(0, len(entries), batch_size):
-            rows = slice(start, start + batch_size)
-            features = self.encode_image(entries[rows])
-            parts.append(
-                self.predict(features, generators=generators[rows], tasks=tasks, on_estimate=on_estimate, **settings)
-            )
-        return {task: torch.cat([part[task] for part in parts]) for task in tasks}
+        return sample_entries(
+            self,
+            images,
+            generators=generators,
+            tile_size=tile_size,
+            num_samples=num_samples,
+            batch_size=batch_size,
+            tasks=tasks,
+            **settings,
+        )
 
     @torch.no_grad()
     def decode(
@@ -260,31 +216,38 @@ class LDMSegPipeline(DiffusionPipeline):
         sizes: Sequence[tuple[int, int]],
         *,
         tile_size: int | None = None,
+        num_samples: int = 1,
         threshold: float | None = None,
         min_area: int | None = None,
     ) -> PanopticOutput:
         """Clean latents of each task (from `predict` or `sample`) as maps of the given sizes (height, width).
 
         Args:
-            latents: of each task, one entry an image or a tile.
+            latents: of each task, one entry a sample of an image or of a tile.
             sizes: of the images.
             tile_size: that of `sample`.
+            num_samples: that of `sample`; of several, the maps are their consensus (see `consensus`).
             threshold: instead of the pipeline's own; asked of each tile.
             min_area: instead of the pipeline's own; asked of the whole image.
 
         Raises:
             InputError: there are not as many latents as images or tiles.
         """
-        return decode_latents(
-            latents,
-            sizes,
-            tile_size=tile_size,
-            autoencoders={task.name: self._autoencoder(task.autoencoder) for task in get_tasks(list(latents))},
-            num_ids=self.num_ids,
-            categories=self.config.categories,
-            threshold=self.config.threshold if threshold is None else threshold,
-            min_area=self.config.min_area if min_area is None else min_area,
-        )
+        min_area = self.config.min_area if min_area is None else min_area
+        samples = [
+            decode_latents(
+                {task: values[k::num_samples] for task, values in latents.items()},
+                sizes,
+                tile_size=tile_size,
+                autoencoders={task.name: self._autoencoder(task.autoencoder) for task in get_tasks(list(latents))},
+                num_ids=self.num_ids,
+                categories=self.config.categories,
+                threshold=self.config.threshold if threshold is None else threshold,
+                min_area=min_area,
+            )
+            for k in range(num_samples)
+        ]
+        return samples[0] if num_samples == 1 else consensus_of(samples, min_area=min_area)
 
     def __call__(
         self,
@@ -294,6 +257,8 @@ class LDMSegPipeline(DiffusionPipeline):
         tasks: Sequence[str] = ("instance", "semantic"),
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
         sampler: str | None = None,
+        round_estimates: bool | None = None,
+        num_samples: int = 1,
         threshold: float | None = None,
         min_area: int | None = None,
         tile_size: int | None = None,
@@ -308,37 +273,31 @@ class LDMSegPipeline(DiffusionPipeline):
             generator: a generator, or one for each image, of which only the seed that it began with counts; None is
                 torch's global one. Results do not depend on `batch_size`.
             sampler: instead of the pipeline's own.
+            round_estimates: instead of the pipeline's own: whether each estimate of z_0 is rounded to a valid map.
+            num_samples: of each image; the result is their consensus, and `agreement` says where they agree. Four
+                samples of five steps cost one of twenty.
             threshold: instead of the pipeline's own; 0 is arg max alone.
             min_area: instead of the pipeline's own, in pixels of the image's own size.
             tile_size: instead of the pipeline's own; 0 is the whole image at once.
-            batch_size: images, or tiles, at a time.
+            batch_size: samples of images, or of tiles, at a time.
 
         Raises:
-            InputError: an unknown task or sampler, a picture that is none.
+            InputError: an unknown task or sampler, a picture that is none, no sample or more than memory holds.
         """
         pictures: list[Any] = list(images) if isinstance(images, list | tuple) else [images]
-        generators = one_each(generator, len(pictures))
-        output = PanopticOutput(categories=[dict(c) for c in self.config.categories])
-        tile_size = (self.config.tile_size if tile_size is None else tile_size) or None
-        counts = [count_tiles(size_of(picture), tile_size) for picture in pictures]
-        groups = list(fill_batches(zip(pictures, generators, counts), lambda job: job[2], batch_size))
-        batches = sum(-(-sum(count for *_, count in group) // batch_size) for group in groups)
-        with self.progress_bar(total=batches * num_inference_steps) as bar:
-            for group in groups:
-                chosen = [picture for picture, _, _ in group]
-                latents = self.sample(
-                    chosen,
-                    generators=[stream for _, stream, _ in group],
-                    tile_size=tile_size,
-                    batch_size=batch_size,
-                    tasks=tasks,
-                    num_inference_steps=num_inference_steps,
-                    sampler=sampler,
-                    callback=lambda *_: bar.update(),
-                )
-                sizes = [size_of(picture) for picture in chosen]
-                output.extend(self.decode(latents, sizes, tile_size=tile_size, threshold=threshold, min_area=min_area))
-        return output
+        return segment(
+            self,
+            pictures,
+            generator=generator,
+            tile_size=(self.config.tile_size if tile_size is None else tile_size) or None,
+            num_samples=num_samples,
+            batch_size=batch_size,
+            cleaning={"threshold": threshold, "min_area": min_area},
+            tasks=tasks,
+            num_inference_steps=num_inference_steps,
+            sampler=sampler,
+            round_estimates=round_estimates,
+        )
 
     @torch.no_grad()
     def inpaint(
@@ -351,6 +310,7 @@ class LDMSegPipeline(DiffusionPipeline):
         num_candidates: int = 1,
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
         sampler: str | None = None,
+        round_estimates: bool | None = None,
         resamplings: int = 1,
         threshold: float = 0.0,
         min_area: int | None = None,
@@ -369,6 +329,7 @@ class LDMSegPipeline(DiffusionPipeline):
             num_candidates: different answers, in one batch.
             generator: a generator, or one for each candidate; None is torch's global one.
             sampler: None is "ddpm", whose fresh noise at every step suits inpainting best.
+            round_estimates: instead of the pipeline's own: whether each estimate of z_0 is rounded to a valid map.
             resamplings: how often each step is done, going back up in noise in between (RePaint); 1 is the plain loop.
             threshold: hidden pixels whose largest softmax value is below it become void; 0 answers everywhere.
             min_area: new segments with fewer pixels join the nearest segment; None: the pipeline's own.
@@ -376,8 +337,9 @@ class LDMSegPipeline(DiffusionPipeline):
             segments: dicts of `id` and `category_id` of known segments; those that take no hidden pixel keep theirs.
 
         Returns:
-            One entry for each candidate. Classes are the majority of the sampled semantic map, where the model knows
-            that task; elsewhere None, or as given in `segments`.
+            One entry for each candidate; its `agreement` is the share of the candidates that say the same. Classes are
+            the majority of the sampled semantic map, where the model knows that task; elsewhere None, or as given in
+            `segments`.
 
         Raises:
             InputError: sizes that differ, ids out of range, more known segments than the model has ids, an unknown
@@ -394,6 +356,7 @@ class LDMSegPipeline(DiffusionPipeline):
             min_area=self.config.min_area if min_area is None else min_area,
             num_inference_steps=num_inference_steps,
             sampler=sampler,
+            round_estimates=round_estimates,
             resamplings=resamplings,
             callback=callback,
         )

@@ -29,6 +29,9 @@ class DepthConvention:
     farthest: float = -1.0
 
 
+_LISTS = ("ids", "segments", "instance_ids", "semantic", "depth", "agreement")
+
+
 @dataclass
 class PanopticOutput:
     """Predictions, lists with one entry an image, at the images' own sizes.
@@ -37,7 +40,8 @@ class PanopticOutput:
     task), isthing, area. `instance_ids`: int32 [H, W], the same before classes were voted and equal stuff was merged.
     `semantic`: int32 [H, W] class indices, 0 is void, or None. `depth`: float32 [H, W] relative inverse depth in about
     [-1, 1] (see `depth_convention`), or None. `maps`: by name, such lists of further tasks: int32 [H, W] labels from 1,
-    or float32 [H, W] values.
+    or float32 [H, W] values. `agreement`: float32 [H, W], where several samples were taken the share of them in [0, 1]
+    that says what `instance_ids` says, else empty.
     """
 
     ids: list[np.ndarray] = field(default_factory=list)
@@ -47,17 +51,24 @@ class PanopticOutput:
     depth: list[np.ndarray | None] = field(default_factory=list)
     categories: list[dict[str, Any]] = field(default_factory=list)
     maps: dict[str, list[np.ndarray]] = field(default_factory=dict)
+    agreement: list[np.ndarray] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def extend(self, other: "PanopticOutput") -> None:
         """Append the images of `other`."""
-        for name in ("ids", "segments", "instance_ids", "semantic", "depth"):
+        for name in _LISTS:
             getattr(self, name).extend(getattr(other, name))
         for name, maps in other.maps.items():
             self.maps.setdefault(name, []).extend(maps)
         self.categories = other.categories or self.categories
+
+    def entry(self, index: int) -> "PanopticOutput":
+        """The prediction of one image."""
+        lists = {name: getattr(self, name)[index : index + 1] for name in _LISTS}
+        maps = {name: maps[index : index + 1] for name, maps in self.maps.items()}
+        return PanopticOutput(**lists, maps=maps, categories=self.categories)
 
     @property
     def depth_convention(self) -> DepthConvention | None:

@@ -1,6 +1,7 @@
 """Training the latent diffusion model: the weighted squared error of the denoiser's prediction."""
 
 import copy
+import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from ..models.denoiser import Denoiser, build_denoiser
 from ..models.feature_cache import FeatureCache, cache_that_pays
 from ..models.image_encoders import ImageEncoder, build_image_encoder
 from ..pipeline.ldmseg import LDMSegPipeline
+from .affinity import affinity_error, encode_batch, pretrain_affinity
 from .loop import TrainingRecord, seen_settings, train
 
 
@@ -96,13 +98,10 @@ class DiffusionObjective(nn.Module):
         return torch.stack(clean), torch.stack(known)
 
     def _image_latents(self, batch: Mapping[str, Any], side: int) -> Tensor:
-        encoder = self.trained["image_encoder"] if "image_encoder" in self.trained else self.frozen["image_encoder"]
-        if self.features is None:
-            return encoder(batch["image"], (side, side))
-        return encoder.project(self.features(encoder, batch), (side, side))
+        return encode_batch({**self.frozen, **self.trained}["image_encoder"], batch, side, self.features)
 
     def forward(self, batch: Mapping[str, Any], totals: Mapping[str, float]) -> dict[str, Tensor]:
-        """The loss of a batch: w(t) (prediction - target)^2 over known latent cells."""
+        """The loss of a batch: w(t) (prediction - target)^2 over known latent cells, and the error of the affinity."""
         denoiser = self.trained["denoiser"]
         device = batch["image"].device
         side = batch["image"].shape[-1] // self.frozen["mask"].factor
@@ -112,18 +111,25 @@ class DiffusionObjective(nn.Module):
         tasks, timesteps, noise = tasks.to(device), timesteps.to(device), noise.to(device)
         noisy = self.schedule.add_noise(clean, noise, timesteps)
         image_latents = self._image_latents(batch, side)
+        affinity = None if denoiser.affinity is None else denoiser.affinity(image_latents)
         condition = torch.zeros_like(noisy)
         rows = chosen.nonzero()[:, 0].to(device)
         if len(rows):
             with torch.no_grad():
-                first = denoiser(noisy[rows], image_latents[rows], condition[rows], timesteps[rows], tasks[rows])
+                inputs = (noisy, image_latents, condition, timesteps, tasks, affinity)
+                first = denoiser(*(None if value is None else value[rows] for value in inputs))
                 condition[rows] = self.schedule.predicted_clean(first, noisy[rows], timesteps[rows])
-        prediction = denoiser(noisy, image_latents, condition, timesteps, tasks)
+        prediction = denoiser(noisy, image_latents, condition, timesteps, tasks, affinity)
         weight = self.schedule.loss_weight(
             timesteps, weighting=self.settings.loss_weight, gamma=self.settings.snr_gamma
         )
         losses = denoising_loss(prediction, self.schedule.target(clean, noise, timesteps), weight, known)
-        return {"loss": losses.sum() / totals["images"]}
+        terms = {"loss": losses.sum() / totals["images"]}
+        if affinity is not None and self.settings.affinity_weight > 0:
+            errors = affinity_error(denoiser.affinity, affinity, self.frozen["mask"], batch, seed=self.seed)
+            terms |= {"denoising": terms["loss"], "affinity": errors.sum() / totals["images"]}
+            terms["loss"] = terms["denoising"] + self.settings.affinity_weight * terms["affinity"]
+        return terms
 
 
 def draw_timestep(power: float, generator: torch.Generator) -> int:
@@ -179,6 +185,7 @@ def train_diffusion(
     """Train the profile's diffusion model and save it as pipelines.
 
     `folder`/pipeline holds the averaged weights where the profile has an EMA, `folder`/pipeline_last the last step's.
+    A new affinity is trained beforehand where the profile says so (`folder`/affinity).
 
     Args:
         profile: the settings.
@@ -187,7 +194,7 @@ def train_diffusion(
         folder: gets checkpoints, metrics and pipelines.
         seed: of everything drawn.
         start: a trained pipeline whose denoiser and image encoder are gone on from, by copies; tasks that it does not
-            know get new tokens. None: from the beginning.
+            know get new tokens, and affinity pooling is added where it lacks it. None: from the beginning.
         features: of the image encoder, where several trainings share them; None: an own cache, if that pays.
         trained_on_photographs: what the pipeline says of itself.
         on_log: as `ldmseg_lib.training.loop.train`.
@@ -204,11 +211,27 @@ def train_diffusion(
         denoiser = start.denoiser.with_tasks(list(profile.diffusion.tasks))
         if profile.diffusion.self_condition_probability > 0:
             denoiser.register_to_config(self_condition=True)
+    width = profile.denoiser.affinity_channels
+    if start is not None and width is not None:
+        denoiser = denoiser.with_affinity(width)
     if profile.diffusion.training.gradient_checkpointing:
         denoiser.unet.enable_gradient_checkpointing()
     training = profile.diffusion.training
     if features is None:
         features = cache_that_pays(image_encoder, dataset, visits=training.steps * training.batch_size)
+    before = 0.0
+    fresh = start is None or start.denoiser.config.affinity_channels is None
+    if denoiser.affinity is not None and fresh and profile.diffusion.affinity_pretraining is not None:
+        before = pretrain_affinity(
+            profile,
+            dataset,
+            Path(folder) / "affinity",
+            pooling=denoiser.affinity,
+            image_encoder=image_encoder,
+            autoencoder=autoencoders["mask"],
+            seed=seed,
+            features=features,
+        ).seconds
     objective = DiffusionObjective(
         denoiser, image_encoder, autoencoders, profile.diffusion, seed=seed, features=features
     )
@@ -242,7 +265,7 @@ def train_diffusion(
         assembled(objective).save_pretrained(Path(folder) / "pipeline_last")
         pipeline = assembled(averaged(objective, ema))
     pipeline.save_pretrained(Path(folder) / "pipeline")
-    return pipeline, record
+    return pipeline, dataclasses.replace(record, seconds=record.seconds + before)
 
 
 def averaged(objective: DiffusionObjective, ema: EMAModel) -> DiffusionObjective:

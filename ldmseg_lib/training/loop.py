@@ -33,6 +33,7 @@ from .checkpoint import (
 )
 from .epoch_stream import EpochStream
 from .metrics_file import MetricsFile
+from .optimizers import build_optimizer
 from .preemption import EXIT_RESUMABLE, StopRequest, batches_of
 from .processes import of_all_processes, of_process, start_accelerator, summed_totals, window_means
 from .sharding import ShardedObjective, laid_out_as, whole
@@ -80,15 +81,6 @@ def learning_rate(settings: TrainingProfile, step: int) -> float:
     progress = max(0.0, (step - settings.warmup_steps) / max(1, settings.steps - 1 - settings.warmup_steps))
     cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
     return warm * (settings.final_learning_rate + (settings.learning_rate - settings.final_learning_rate) * cosine)
-
-
-def _optimizer(module: nn.Module, settings: TrainingProfile) -> torch.optim.AdamW:
-    learned = [p for p in module.parameters() if p.requires_grad]
-    decayed = [p for p in learned if settings.decay_norms or p.ndim > 1]
-    kept = [p for p in learned if not (settings.decay_norms or p.ndim > 1)]
-    groups = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": kept, "weight_decay": 0.0}]
-    groups = [group for group in groups if group["params"]]
-    return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(0.9, 0.999), fused=True)
 
 
 def train(
@@ -149,7 +141,7 @@ def train(
         objective.to(device, memory_format=torch.channels_last)
     parameters = [p for p in objective.trained.parameters() if p.requires_grad]
     ema = EMAModel(parameters, decay=settings.ema_decay, foreach=True) if settings.ema_decay else None
-    optimizer = _optimizer(objective.trained, settings)
+    optimizer = build_optimizer(objective.trained, settings)
     if parts:
         restore_optimizer(optimizer, parts["optimizer"])
         if ema is not None:

@@ -24,7 +24,7 @@ class ExactNetwork:
         self.inputs: list[torch.Tensor] = []
         self.conditions: list[torch.Tensor] = []
 
-    def __call__(self, noisy, image_latents, condition, timesteps, task_ids):
+    def __call__(self, noisy, image_latents, condition, timesteps, task_ids, affinity=None):
         self.timesteps.append(int(timesteps[0]))
         self.inputs.append(noisy.clone())
         self.conditions.append(condition.clone())
@@ -35,7 +35,7 @@ class ExactNetwork:
 class WrongNetwork(ExactNetwork):
     """Is the further off z_0 the more it sees of noise: its answers depend on every step before."""
 
-    def __call__(self, noisy, image_latents, condition, timesteps, task_ids):
+    def __call__(self, noisy, image_latents, condition, timesteps, task_ids, affinity=None):
         return super().__call__(noisy, image_latents, condition, timesteps, task_ids) + 0.1 * noisy + 0.1 * condition
 
 

@@ -6,9 +6,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from ldmseg_lib.core.errors import InputError
 from ldmseg_lib.data.panoptic import GroundTruth
-from ldmseg_lib.experiments.few_steps.agreement import AgreementScores, majority, sample_agreement, without_small
+from ldmseg_lib.experiments.few_steps.agreement import AgreementScores
 from ldmseg_lib.pipeline.output import PanopticOutput
 
 CATEGORIES = [{"id": 5, "name": "ball", "isthing": 1}, {"id": 6, "name": "floor", "isthing": 0}]
@@ -32,42 +31,6 @@ def truth() -> GroundTruth:
     return GroundTruth(
         image_id=1, file_name="1.jpg", image=np.zeros((4, 4, 3), np.uint8), ids=TRUE, segments=segments, depth=None
     )
-
-
-def test_samples_that_only_number_differently_agree_everywhere():
-    found = sample_agreement([TRUE, np.where(TRUE == 1, 7, 3), np.where(TRUE == 1, 2, 1)])
-    assert (found.share == 1).all()
-    assert len(np.unique(found.consensus)) == 2 and (found.consensus[:, 0] != found.consensus[:, 3]).all()
-
-
-def test_the_odd_one_out_is_voted_down_where_it_differs():
-    odd = np.array([[1, 1, 1, 2]] * 4)
-    found = sample_agreement([odd, TRUE, TRUE * 3])
-    assert found.reference in (1, 2)
-    assert (found.share[:, 2] == pytest.approx(2 / 3)) and (found.share[:, [0, 1, 3]] == 1).all()
-    assert (found.consensus[:, 1] != found.consensus[:, 2]).all()
-
-
-def test_void_wins_where_most_samples_say_so():
-    void = TRUE * (TRUE == 1)
-    found = sample_agreement([void, void, TRUE])
-    assert (found.consensus[:, 2:] == 0).all() and (found.consensus[:, :2] > 0).all()
-
-
-def test_samples_of_other_sizes_are_refused():
-    with pytest.raises(InputError, match="one size"):
-        sample_agreement([TRUE, TRUE[:2]])
-    with pytest.raises(InputError, match="at least one"):
-        sample_agreement([])
-
-
-def test_small_segments_of_a_vote_become_void():
-    ids = np.array([[1, 1, 1, 2]])
-    assert without_small(ids, 2).tolist() == [[1, 1, 1, 0]] and without_small(ids, 1).tolist() == ids.tolist()
-
-
-def test_majority_of_classes():
-    assert majority([np.array([[1, 2]]), np.array([[1, 3]]), np.array([[2, 3]])]).tolist() == [[1, 3]]
 
 
 def test_a_consensus_beats_samples_whose_errors_differ():

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import json
 
 import pytest
 import torch
@@ -260,3 +261,59 @@ def test_a_copy_with_another_task_answers_the_old_ones_as_before():
         grown.unet.conv_in.weight.add_(1)
     with torch.no_grad():
         assert torch.equal(old(*arguments, old.task_ids(["semantic"] * 2)), before)
+
+
+@pytest.fixture(scope="module")
+def grouping(smoke_profile) -> Denoiser:
+    torch.manual_seed(0)
+    return build_denoiser(with_denoiser(smoke_profile, affinity_channels=6)).eval()
+
+
+def test_affinity_pooling_is_a_setting_that_is_saved(grouping, small, tmp_path):
+    assert grouping.unet.config.in_channels == small.unet.config.in_channels + 9
+    grouping.save_pretrained(tmp_path)
+    loaded = Denoiser.from_pretrained(tmp_path)
+    arguments = (*inputs(grouping.config.image_channels), torch.tensor([1, 0]))
+    with torch.no_grad():
+        assert torch.equal(loaded(*arguments), grouping(*arguments))
+        affinity = grouping.affinity(arguments[1])
+        assert torch.equal(grouping(*arguments, affinity), grouping(*arguments))
+        assert not torch.allclose(grouping(*arguments, affinity.flip(0)), grouping(*arguments), atol=1e-4)
+
+
+def test_a_denoiser_saved_before_there_was_pooling_has_none(small, tmp_path):
+    small.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    del config["affinity_channels"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert Denoiser.from_pretrained(tmp_path).affinity is None
+
+
+def test_weights_of_another_grouping_width_say_so(grouping, tmp_path):
+    grouping.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"affinity_channels": 4}))
+    with pytest.raises(InputError, match=r"affinity\.embedding.*\[4\].*\[6\]"):
+        Denoiser.from_pretrained(tmp_path)
+    with pytest.raises(InputError, match=r"an embedding of 6 channels.*affinity_channels is 4; set it to 6"):
+        grouping.with_affinity(4)
+
+
+def test_pooling_that_is_added_does_nothing_at_first(small):
+    grown = small.with_affinity(6).eval()
+    arguments = (*inputs(small.config.image_channels), torch.tensor([1, 0]))
+    with torch.no_grad():
+        assert torch.allclose(grown(*arguments), small(*arguments), atol=1e-6)
+    assert grown.config.affinity_channels == 6 and small.affinity is None
+    grown(*arguments).square().mean().backward()
+    assert grown.unet.conv_in.weight.grad[:, -9:].abs().sum() > 0
+
+
+def test_a_pretrained_unet_can_have_pooling(pretrained):
+    denoiser = build_denoiser(with_denoiser(pretrained[1], affinity_channels=6)).eval()
+    noisy, image, condition, t = inputs(denoiser.config.image_channels)
+    plain = build_denoiser(pretrained[1]).eval()
+    plain.task_tokens.load_state_dict(denoiser.task_tokens.state_dict())
+    with torch.no_grad():
+        found, expected = (model(noisy, image, condition, t, torch.tensor([0, 1])) for model in (denoiser, plain))
+    assert torch.allclose(found, expected, atol=1e-5)

@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ldmseg_lib.pipeline.ldmseg import ImageFeatures, LDMSegPipeline
+from ldmseg_lib.pipeline.images import ImageFeatures
+from ldmseg_lib.pipeline.ldmseg import LDMSegPipeline
 
 SIDE, FACTOR, NUM_IDS = 64, 4, 16
 CELLS = SIDE // FACTOR
@@ -38,6 +39,7 @@ class PerfectDenoiser:
     """
 
     config = SimpleNamespace(latent_channels=NUM_IDS, tasks=["instance", "semantic"], self_condition=True)
+    affinity = None
 
     def __init__(self, tasks: tuple[str, ...] = ("instance", "semantic")) -> None:
         self.config = SimpleNamespace(latent_channels=NUM_IDS, tasks=list(tasks), self_condition=True)
@@ -47,7 +49,13 @@ class PerfectDenoiser:
         return torch.tensor([self.config.tasks.index(task) for task in tasks])
 
     def __call__(
-        self, noisy: Tensor, image_latents: Tensor, condition: Tensor, timesteps: Tensor, tasks: Tensor
+        self,
+        noisy: Tensor,
+        image_latents: Tensor,
+        condition: Tensor,
+        timesteps: Tensor,
+        tasks: Tensor,
+        affinity: Tensor | None,
     ) -> Tensor:
         self.calls.append((noisy, condition, int(timesteps[0])))
         truth = image_latents[:, 0].round().long()

@@ -21,11 +21,13 @@ from ldmseg_lib.training.diffusion import DiffusionObjective, averaged, draw_tim
 class Answering(nn.Module):
     """Predicts a constant for every latent, and keeps what it was asked."""
 
+    affinity = None
+
     def __init__(self, config, answer: float = 0.0) -> None:
         super().__init__()
         self.config, self.answer, self.asked = config, nn.Parameter(torch.tensor(answer)), []
 
-    def forward(self, noisy, image_latents, condition, timesteps, tasks):
+    def forward(self, noisy, image_latents, condition, timesteps, tasks, affinity):
         self.asked.append((noisy, image_latents, condition, timesteps, tasks))
         return torch.zeros_like(noisy) + self.answer
 

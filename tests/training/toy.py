@@ -14,6 +14,7 @@ SETTINGS = {
     "steps": 8,
     "batch_size": 4,
     "micro_batch_size": None,
+    "optimizer": "adamw",
     "learning_rate": 1e-2,
     "final_learning_rate": 1e-3,
     "warmup_steps": 2,

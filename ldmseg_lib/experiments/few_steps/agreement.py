@@ -5,71 +5,21 @@ each sample votes at each pixel for the segment of a reference: the sample that 
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from tqdm.auto import tqdm
 
-from ...core.errors import InputError
 from ...core.randomness import torch_generator
 from ...data.panoptic import GroundTruth, PanopticDataset
-from ...pipeline.decoding import panoptic_map
-from ...pipeline.ldmseg import ImageFeatures, LDMSegPipeline
+from ...pipeline.consensus import Agreement, sample_agreement, voted
+from ...pipeline.ldmseg import LDMSegPipeline
 from ...pipeline.output import PanopticOutput
 from ...pipeline.segment_colors import matched_ids
 from ..segmentation import SegmentationScores
 
 IdMap = Int[np.ndarray, "height width"]
-
-
-@dataclass(frozen=True)
-class Agreement:
-    """What several samples of one image say together."""
-
-    reference: int  # number of the sample that the others agree with most
-    consensus: IdMap  # at each pixel what most samples say, in the reference's ids; void where another segment wins
-    share: Float[np.ndarray, "height width"]  # of the samples that say it, in (0, 1]
-
-
-def sample_agreement(samples: Sequence[IdMap]) -> Agreement:
-    """Match the samples of one image and let them vote.
-
-    Args:
-        samples: id maps of one size, 0 is void.
-
-    Raises:
-        InputError: there is no sample, or their sizes differ.
-    """
-    if not samples or len({sample.shape for sample in samples}) != 1:
-        raise InputError("agreement needs at least one sample, all of one size")
-    pairs = [[float((matched_ids(a, b) == b).mean()) for b in samples] for a in samples]
-    reference = int(np.argmax(np.mean(pairs, axis=0)))
-    base = samples[reference]
-    aligned = np.stack([matched_ids(sample, base) for sample in samples])
-    # segments that the reference does not have are one further answer
-    other = int(base.max()) + 1
-    aligned = np.minimum(aligned, other)
-    names, numbers = np.unique(aligned, return_inverse=True)
-    votes = np.stack([(numbers.reshape(aligned.shape) == number).sum(0) for number in range(len(names))])
-    consensus = names[votes.argmax(0)]
-    return Agreement(reference, np.where(consensus == other, 0, consensus), votes.max(0) / len(samples))
-
-
-def without_small(ids: IdMap, min_area: int) -> IdMap:
-    """`ids` with segments of fewer pixels as void."""
-    names, inverse, areas = np.unique(ids, return_inverse=True, return_counts=True)
-    return np.where(areas < min_area, 0, names)[inverse].reshape(ids.shape)
-
-
-def majority(maps: Sequence[IdMap]) -> IdMap:
-    """The most frequent value at each pixel, the smallest of equally frequent ones."""
-    names, numbers = np.unique(np.stack(maps), return_inverse=True)
-    numbers = numbers.reshape(len(maps), *maps[0].shape)
-    votes = np.stack([(numbers == number).sum(0) for number in range(len(names))])
-    return names[votes.argmax(0)]
 
 
 class AgreementScores:
@@ -80,7 +30,6 @@ class AgreementScores:
 
     def __init__(self, dataset: PanopticDataset, *, num_samples: int, min_area: int) -> None:
         self.num_samples, self.min_area = num_samples, min_area
-        self.categories = dataset.categories
         self.scores = {name: SegmentationScores(dataset) for name in ("single", "reference", "consensus")}
         # pixels by how many samples agreed: [wrong, right] for 0..num_samples
         self.pixels = np.zeros((num_samples + 1, 2), np.int64)
@@ -92,7 +41,8 @@ class AgreementScores:
         for index in range(self.num_samples):
             self.scores["single"].update(truth, outputs, index)
         self.scores["reference"].update(truth, outputs, found.reference)
-        self.scores["consensus"].update(truth, self.consensus(found, outputs), 0)
+        samples = [outputs.entry(index) for index in range(self.num_samples)]
+        self.scores["consensus"].update(truth, voted(samples, found, min_area=self.min_area), 0)
         wrong = self._wrong(truth, found.consensus)
         known = np.isin(truth.ids, [s["id"] for s in truth.segments if not s.get("iscrowd", 0)])
         agreed = np.rint(found.share * self.num_samples).astype(int)
@@ -101,25 +51,6 @@ class AgreementScores:
         if known.any():
             self.images.append({"agreement": float(found.share[known].mean()), "wrong": float(wrong[known].mean())})
         return found
-
-    def consensus(self, found: Agreement, outputs: PanopticOutput) -> PanopticOutput:
-        """The voted ids and the voted classes as one panoptic output."""
-        ids = without_small(found.consensus, self.min_area)
-        semantic = majority([classes for classes in outputs.semantic if classes is not None])
-        panoptic, segments = panoptic_map(
-            torch.from_numpy(ids.astype(np.int64)),
-            torch.from_numpy(semantic.astype(np.int64)),
-            num_ids=int(ids.max()) + 1,
-            categories=self.categories,
-        )
-        return PanopticOutput(
-            ids=[panoptic],
-            segments=[segments],
-            instance_ids=[ids.astype(np.int32)],
-            semantic=[semantic],
-            depth=[None],
-            categories=[dict(category) for category in self.categories],
-        )
 
     @staticmethod
     def _wrong(truth: GroundTruth, ids: IdMap) -> np.ndarray:
@@ -195,8 +126,7 @@ def evaluate_agreement(
     examples = []
     for index in tqdm(range(min(num_images, len(dataset))), desc=f"{num_samples} samples an image", unit="image"):
         truth = dataset.ground_truth(index)
-        one = pipeline.encode_image(truth.image)
-        features = ImageFeatures(one.latents.expand(num_samples, -1, -1, -1), one.sizes * num_samples)
+        features = pipeline.encode_image(truth.image).take([0] * num_samples)
         generators = [torch_generator(seed, "agreement", truth.image_id, number) for number in range(num_samples)]
         latents = pipeline.predict(features, num_inference_steps=num_inference_steps, generators=generators)
         outputs = pipeline.decode(latents, features.sizes)
