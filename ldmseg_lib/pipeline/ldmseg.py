@@ -5,25 +5,25 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from ..core.errors import InputError
-from ..diffusion.sampling import Constraint, one_each
+from ..diffusion.sampling import one_each
 from ..diffusion.tasks import get_tasks
 from ..models.autoencoder import MaskAutoencoder
 from ..models.denoiser import Denoiser
 from ..models.image_encoders import ImageEncoder
-from .consensus import consensus_of
+from .consensus import consensus_of, require_room
 from .decoding import decode_latents, stuff_indices
-from .denoising import OnEstimate, predict, sample_entries, segment
-from .images import ImageFeatures, Picture, as_rgb, to_square
+from .denoising import DenoisingPipeline, plan_batches
+from .images import ImageFeatures, Picture, as_rgb, size_of, to_square
 from .inpainting import inpaint
 from .output import PanopticOutput
-from .safetensors_pipeline import SafetensorsPipeline
+from .tiling import count_tiles, fill_batches
 
 
-class LDMSegPipeline(SafetensorsPipeline):
+class LDMSegPipeline(DenoisingPipeline):
     """Latent diffusion for panoptic segmentation. Saved and loaded like any diffusers pipeline, safetensors only.
 
     Args:
@@ -136,80 +136,6 @@ class LDMSegPipeline(SafetensorsPipeline):
         return ImageFeatures(latents, sizes, affinity)
 
     @torch.no_grad()
-    def predict(
-        self,
-        features: ImageFeatures,
-        *,
-        num_inference_steps: int = 50,
-        tasks: Sequence[str] = ("instance", "semantic"),
-        generators: Sequence[torch.Generator],
-        sampler: str | None = None,
-        round_estimates: bool | None = None,
-        constraint: Constraint | None = None,
-        resamplings: int = 1,
-        callback: Callable[[int, int], None] | None = None,
-        on_estimate: OnEstimate | None = None,
-    ) -> dict[str, Float[Tensor, "batch channels rows columns"]]:
-        """Clean latents of each task, all tasks of all images in one batch.
-
-        Args:
-            features: from `encode_image`.
-            generators: one CPU generator an image; of each only the seed that it began with counts.
-            round_estimates: instead of the pipeline's own; what it does not apply to, such as depth, is left as it is.
-            on_estimate: called after each step with (step, estimates by task).
-
-        Raises:
-            InputError: an unknown task or sampler, no task, or not as many generators as images.
-        """
-        return predict(
-            self,
-            features,
-            tasks=tasks,
-            generators=generators,
-            sampler=sampler,
-            round_estimates=round_estimates,
-            on_estimate=on_estimate,
-            num_inference_steps=num_inference_steps,
-            constraint=constraint,
-            resamplings=resamplings,
-            callback=callback,
-        )
-
-    def sample(
-        self,
-        images: Sequence[Picture],
-        *,
-        generators: Sequence[torch.Generator],
-        tile_size: int | None = None,
-        num_samples: int = 1,
-        batch_size: int = 16,
-        tasks: Sequence[str] = ("instance", "semantic"),
-        **settings: Any,
-    ) -> dict[str, Float[Tensor, "tiles channels rows columns"]]:
-        """Clean latents of each task for `decode`: one entry an image, or one a tile, image after image.
-
-        Args:
-            images: as in `encode_image`.
-            generators: one an image; each tile's and each further sample's noise is drawn from its image's and its
-                number.
-            tile_size: side in pixels of overlapping tiles (`tiling.place_tiles`); None: each image is one entry.
-            num_samples: of each entry, one after the other; an entry is encoded once for all.
-            batch_size: samples at a time.
-            tasks: as in `predict`.
-            settings: the others of `predict`; `on_estimate` is called for one batch after the other.
-        """
-        return sample_entries(
-            self,
-            images,
-            generators=generators,
-            tile_size=tile_size,
-            num_samples=num_samples,
-            batch_size=batch_size,
-            tasks=tasks,
-            **settings,
-        )
-
-    @torch.no_grad()
     def decode(
         self,
         latents: Mapping[str, Tensor],
@@ -285,19 +211,38 @@ class LDMSegPipeline(SafetensorsPipeline):
             InputError: an unknown task or sampler, a picture that is none, no sample or more than memory holds.
         """
         pictures: list[Any] = list(images) if isinstance(images, list | tuple) else [images]
-        return segment(
-            self,
-            pictures,
-            generator=generator,
-            tile_size=(self.config.tile_size if tile_size is None else tile_size) or None,
-            num_samples=num_samples,
-            batch_size=batch_size,
-            cleaning={"threshold": threshold, "min_area": min_area},
-            tasks=tasks,
-            num_inference_steps=num_inference_steps,
-            sampler=sampler,
-            round_estimates=round_estimates,
-        )
+        tile_size = (self.config.tile_size if tile_size is None else tile_size) or None
+        sizes = [size_of(picture) for picture in pictures]
+        require_room(num_samples, max((height * width for height, width in sizes), default=0))
+        output = PanopticOutput(categories=[dict(c) for c in self.config.categories])
+        jobs = zip(pictures, one_each(generator, len(pictures)), sizes, strict=True)
+        groups = list(fill_batches(jobs, lambda job: count_tiles(job[2], tile_size) * num_samples, batch_size))
+        entries = [sum(count_tiles(size, tile_size) for *_, size in group) for group in groups]
+        batches = sum(len(parts) for count in entries for _, parts in plan_batches(count, num_samples, batch_size))
+        with self.progress_bar(total=batches * num_inference_steps) as bar:
+            for group in groups:
+                latents = self.sample(
+                    [picture for picture, *_ in group],
+                    generators=[stream for _, stream, _ in group],
+                    tile_size=tile_size,
+                    num_samples=num_samples,
+                    batch_size=batch_size,
+                    tasks=tasks,
+                    num_inference_steps=num_inference_steps,
+                    sampler=sampler,
+                    round_estimates=round_estimates,
+                    callback=lambda *_: bar.update(),
+                )
+                found = self.decode(
+                    latents,
+                    [size for *_, size in group],
+                    tile_size=tile_size,
+                    num_samples=num_samples,
+                    threshold=threshold,
+                    min_area=min_area,
+                )
+                output.extend(found)
+        return output
 
     @torch.no_grad()
     def inpaint(
