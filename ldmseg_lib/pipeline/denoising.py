@@ -80,9 +80,7 @@ class DenoisingPipeline(SafetensorsPipeline):
             prediction_type=self.config.prediction_type,
             affinity=features.affinity,
             sampler=sampler or self.config.sampler,
-            rounding=rounding
-            if (self.config.round_estimates if round_estimates is None else round_estimates)
-            else None,
+            rounding=rounding if wanted else None,
             constraint=constraint,
             resamplings=resamplings,
             callback=callback,
