@@ -4,6 +4,8 @@ Notation: z_t = sqrt(abar_t) z_0 + sqrt(1 - abar_t) eps for t = 0..999, SNR_t = 
 and predictions are [batch, channels, height, width]; t is int64 [batch].
 """
 
+from typing import Any
+
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler, UniPCMultistepScheduler
 from diffusers.schedulers.scheduling_ddim import DDIMSchedulerOutput
@@ -118,15 +120,19 @@ class TrailingDDIMScheduler(DDIMScheduler):
     """
 
     def step(  # type: ignore[override]
-        self, model_output: Latents, timestep: int, sample: Latents, generator: object = None, return_dict: bool = True
+        self, model_output: Latents, timestep: int, sample: Latents, generator: Any = None, return_dict: bool = True
     ) -> DDIMSchedulerOutput:
         """z at the next timestep; at the last one z of abar_0, which the sampling loop replaces by the z_0 estimate."""
         schedule = NoiseSchedule(self.config.prediction_type)
         t = torch.full((len(sample),), int(timestep), device=sample.device)
         clean = schedule.predicted_clean(model_output, sample, t)
-        noise = schedule.implied_noise(sample, clean, t)
+        noise = self.noise(schedule.implied_noise(sample, clean, t), generator)
         following = torch.full_like(t, self.following(timestep))
         return DDIMSchedulerOutput(schedule.add_noise(clean, noise, following), clean)
+
+    def noise(self, implied: Latents, generator: Any) -> Latents:
+        """The noise of the next timestep: that of this one."""
+        return implied
 
     def following(self, timestep: int) -> int:
         """The timestep after `timestep` in the list; 0 after the last."""
@@ -141,81 +147,35 @@ class ConsistencyScheduler(TrailingDDIMScheduler):
     network which predicts at all timesteps by one parametrisation does without.
     """
 
-    def step(  # type: ignore[override]
-        self, model_output: Latents, timestep: int, sample: Latents, generator: object = None, return_dict: bool = True
-    ) -> DDIMSchedulerOutput:
-        """z at the next timestep; at the last one z of abar_0, which the sampling loop replaces by the z_0 estimate."""
-        schedule = NoiseSchedule(self.config.prediction_type)
-        t = torch.full((len(sample),), int(timestep), device=sample.device)
-        clean = schedule.predicted_clean(model_output, sample, t)
-        noise = randn_tensor(sample.shape, generator=generator, device=sample.device)
-        following = torch.full_like(t, self.following(timestep))
-        return DDIMSchedulerOutput(schedule.add_noise(clean, noise, following), clean)
+    def noise(self, implied: Latents, generator: Any) -> Latents:
+        """Fresh noise."""
+        return randn_tensor(implied.shape, generator=generator, device=implied.device)
 
 
 class SharedSignatureUniPCScheduler(UniPCMultistepScheduler):
     """UniPC whose `step` takes a generator like that of every other sampler; it draws nothing."""
 
     def step(  # type: ignore[override]
-        self, model_output: Latents, timestep: int, sample: Latents, generator: object = None, return_dict: bool = True
+        self, model_output: Latents, timestep: int, sample: Latents, generator: Any = None, return_dict: bool = True
     ) -> SchedulerOutput:
         """z at the next timestep."""
         return super().step(model_output, timestep, sample, return_dict=return_dict)
 
 
-def _ddim(prediction_type: str) -> DDIMScheduler:
-    return TrailingDDIMScheduler(
-        **SCHEDULE,
-        prediction_type=prediction_type,
-        clip_sample=False,
-        set_alpha_to_one=False,
-        timestep_spacing="trailing",
-    )
-
-
-def _ddpm(prediction_type: str) -> DDPMScheduler:
+SAMPLERS: dict[str, tuple[type, dict[str, Any]]] = {
+    "ddim": (TrailingDDIMScheduler, {"clip_sample": False, "set_alpha_to_one": False}),
     # posterior ("fixed small") variance: the paper names DDPM and no variance
-    return DDPMScheduler(
-        **SCHEDULE,
-        prediction_type=prediction_type,
-        variance_type="fixed_small",
-        clip_sample=False,
-        timestep_spacing="trailing",
-    )
-
-
-def _dpm_solver(prediction_type: str) -> DPMSolverMultistepScheduler:
-    return DPMSolverMultistepScheduler(
-        **SCHEDULE,
-        prediction_type=prediction_type,
-        algorithm_type="dpmsolver++",
-        final_sigmas_type="sigma_min",
-        timestep_spacing="trailing",
-    )
-
-
-def _unipc(prediction_type: str) -> UniPCMultistepScheduler:
-    return SharedSignatureUniPCScheduler(
-        **SCHEDULE, prediction_type=prediction_type, final_sigmas_type="sigma_min", timestep_spacing="trailing"
-    )
-
-
-def _consistency(prediction_type: str) -> DDIMScheduler:
-    return ConsistencyScheduler(
-        **SCHEDULE, prediction_type=prediction_type, clip_sample=False, timestep_spacing="trailing"
-    )
-
-
-SAMPLERS = {
-    "ddim": _ddim,
-    "ddpm": _ddpm,
-    "dpmsolver++": _dpm_solver,
-    "unipc": _unipc,
-    "consistency": _consistency,
+    "ddpm": (DDPMScheduler, {"clip_sample": False, "variance_type": "fixed_small"}),
+    "dpmsolver++": (
+        DPMSolverMultistepScheduler,
+        {"algorithm_type": "dpmsolver++", "final_sigmas_type": "sigma_min"},
+    ),
+    "unipc": (SharedSignatureUniPCScheduler, {"final_sigmas_type": "sigma_min"}),
+    "consistency": (ConsistencyScheduler, {"clip_sample": False}),
 }
 
 
-def set_timesteps(scheduler, num_inference_steps: int) -> list[int]:
+def set_timesteps(scheduler: Any, num_inference_steps: int) -> list[int]:
     """Set the trailing timesteps of a sampler, noisiest first, and return them.
 
     Raises:
@@ -228,7 +188,7 @@ def set_timesteps(scheduler, num_inference_steps: int) -> list[int]:
     return [int(t) for t in scheduler.timesteps[:num_inference_steps]]
 
 
-def build_sampler(name: str, prediction_type: str = "epsilon"):
+def build_sampler(name: str, prediction_type: str = "epsilon") -> Any:
     """The sampler `name` as a diffusers scheduler with Stable Diffusion's noise levels and trailing timesteps.
 
     All share one signature: set_timesteps(sampler, n), then step(prediction, t, z_t, generator=...).prev_sample.
@@ -240,4 +200,5 @@ def build_sampler(name: str, prediction_type: str = "epsilon"):
         raise InputError(f"unknown sampler {name!r}; valid ones are {', '.join(SAMPLERS)}")
     if prediction_type not in PREDICTION_TYPES:
         raise InputError(f"unknown prediction type {prediction_type!r}; valid ones are {', '.join(PREDICTION_TYPES)}")
-    return SAMPLERS[name](prediction_type)
+    kind, settings = SAMPLERS[name]
+    return kind(**SCHEDULE, prediction_type=prediction_type, timestep_spacing="trailing", **settings)
