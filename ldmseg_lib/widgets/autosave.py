@@ -1,7 +1,8 @@
-"""The editing session on disk: one file that is whole or absent, without pickle."""
+"""The editing session on disk: one file, written atomically, without pickle."""
 
 import hashlib
 import io
+import itertools
 import json
 import os
 import zipfile
@@ -14,7 +15,7 @@ from jaxtyping import Int, UInt8
 from ..core.errors import InputError
 from ..core.files import write_bytes
 from .edit_history import EditHistory
-from .pictures import png_bytes, read_picture
+from .pictures import image_file, read_picture
 
 Photo = UInt8[np.ndarray, "height width 3"]
 
@@ -40,15 +41,13 @@ class Session:
         self.path = self.folder / "session.npz"
 
     def save(self, history: EditHistory, settings: dict[str, Any], photos: dict[str, Photo]) -> None:
-        """Write everything; the new photos first, so that the session never names one that is absent."""
+        """Write everything, new photos first: the session never names a missing one."""
         for name in history.pictures() - {""}:
-            path = self._photo(name)
-            if not path.exists():
-                write_bytes(path, png_bytes(photos[name]))
-        arrays = history.to_arrays()
-        arrays["settings"] = np.frombuffer(json.dumps(settings).encode(), np.uint8)
+            if not self._photo(name).exists():
+                write_bytes(self._photo(name), image_file(photos[name]))
+        saved_settings = np.frombuffer(json.dumps(settings).encode(), np.uint8)
         file = io.BytesIO()
-        np.savez(file, allow_pickle=False, **arrays)
+        np.savez(file, allow_pickle=False, settings=saved_settings, **history.to_arrays())
         write_bytes(self.path, file.getvalue())
 
     def load(self, photo: Photo) -> tuple[EditHistory, dict[str, Any], dict[str, Photo]] | None:
@@ -66,19 +65,14 @@ class Session:
             settings = json.loads(arrays["settings"].tobytes())
             photos = {name: read_picture(self._photo(name).read_bytes()) for name in history.pictures() - {""}}
             photos[""] = photo
-            if history.size != photos[history.picture].shape[:2]:
-                raise InputError(f"ids of {history.size} do not fit its image")
+            if history.ids.shape != photos[history.picture].shape[:2]:
+                raise InputError(f"ids of {history.ids.shape} do not fit its image")
         except (InputError, KeyError, OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-            aside = self._aside()
+            places = (self.folder / f"session-damaged-{number}.npz" for number in itertools.count(1))
+            aside = next(path for path in places if not path.exists())
             os.replace(self.path, aside)
             raise InputError(f"{self.path}: cannot be restored ({error}); it is kept as {aside.name}") from None
         return history, settings, photos
 
     def _photo(self, name: str) -> Path:
         return self.folder / f"photo-{name}.png"
-
-    def _aside(self) -> Path:
-        number = 1
-        while (path := self.folder / f"session-damaged-{number}.npz").exists():
-            number += 1
-        return path

@@ -1,24 +1,31 @@
-"""An image and its segmentation under edit: each edit undoable, saved at once, and refused in words."""
+"""An image and its segmentation under edit: each edit can be undone and is saved at once."""
 
+import contextlib
 import os
 import threading
 import warnings
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import numpy as np
 from jaxtyping import Bool, Int
 
 from ..core.errors import InputError
+from ..pipeline.segment_colors import segment_color
 from . import raster
 from .autosave import Session, fingerprint
 from .edit_history import EditHistory
 from .export import export_segmentation
-from .pictures import PALETTE, PHOTO_SIDE, Photo, as_ids, as_photo, read_picture, shrink, static_picture
+from .inpainting import Candidate, InpaintSettings
+from .pictures import PHOTO_SIDE, Photo, as_ids, as_photo, read_picture, shrink, static_picture
 
-# Two live editors must not write one session: opening it again takes it from the older one.
+SYNTHETIC_ONLY = "This model was trained on synthetic scenes, never a photograph: here its segments will mean little."
+
+# Two live editors must not write one session: opening it again closes the older one.
 _open_sessions: "weakref.WeakValueDictionary[str, EditableSegmentation]" = weakref.WeakValueDictionary()
 
 
@@ -29,26 +36,28 @@ class EditableSegmentation:
         self,
         image: Any,
         ids: Any,
+        pipeline: Any = None,
         *,
-        num_ids: int | None = None,
         segments: Sequence[dict[str, Any]] | None = None,
         categories: Sequence[dict[str, Any]] | None = None,
         run_dir: str | os.PathLike | None = None,
         name: str = "mask_editor",
     ) -> None:
         photo = as_photo(image)
-        start = as_ids(ids, photo, num_ids)
+        start = as_ids(ids, photo, getattr(pipeline, "num_ids", None))
         self._lock = threading.RLock()
+        self._pipeline = pipeline
         self._categories = [dict(c) for c in categories or ()]
         self._photos: dict[str, Photo] = {"": photo}
         self._history = EditHistory(start, [dict(s) for s in segments or ()])
-        self._colours: dict[int, str] = {}
+        self._colors: dict[int, str] = {}
         self._message: dict[str, Any] = {"level": "info", "text": "", "number": 0}
+        self._settings = InpaintSettings()
+        self._candidates: list[Candidate] = []
+        self._chosen = 0
         self._closed = False
-        self._restored_settings: dict[str, Any] = {}
         self._key = fingerprint(photo, start)
         self._session = None if run_dir is None else Session(run_dir, name, self._key)
-        self._export_folder = None if run_dir is None else Path(run_dir) / name / "export"
         if self._session is not None:
             self._restore(self._session)
 
@@ -64,9 +73,10 @@ class EditableSegmentation:
             return
         if saved is None:
             return
-        self._history, self._restored_settings, photos = saved
+        self._history, settings, photos = saved
+        self._settings = InpaintSettings(**settings)
         self._photos |= photos
-        if count := len(self._history.edits):
+        if count := len(self._history.states) - 1:
             self._say("info", f"Restored {count} edit{'s' * (count > 1)} from {session.path}")
 
     @property
@@ -134,14 +144,9 @@ class EditableSegmentation:
         self._cover("Show all", lambda shape: np.ones(shape, bool), hide=False)
 
     def _cover(self, label: str, covered: Callable[[tuple[int, int]], raster.Mask], *, hide: bool) -> None:
-        with self._lock:
-            self._check_open()
-            try:
-                mask = covered(self._history.size)
-            except InputError as error:
-                raise self._refuse(str(error)) from None
+        with self._open():
+            mask = covered((self.ids.shape[0], self.ids.shape[1]))
             if self._history.change(label, region=self.region | mask if hide else self.region & ~mask):
-                self._say("info", "")
                 self._edited()
 
     def undo(self) -> bool:
@@ -153,14 +158,12 @@ class EditableSegmentation:
         return self._travel(self._history.redo)
 
     def _travel(self, move: Callable[[], bool]) -> bool:
-        with self._lock:
-            self._check_open()
-            before = self._history.ids, self._history.picture
+        with self._open():
+            before = self.ids, self.photo
             if not move():
                 return False
-            if before[0] is not self._history.ids or before[1] != self._history.picture:
-                self._segments_changed()
-            self._say("info", "")
+            if before[0] is not self.ids or before[1] is not self.photo:
+                self._set_candidates([])
             self._edited()
             return True
 
@@ -176,28 +179,25 @@ class EditableSegmentation:
         Raises:
             InputError: not an image, damaged, or above 64 megapixels; nothing is changed then.
         """
-        if not isinstance(source, bytes):
-            name = str(source)
-        try:
-            data = source if isinstance(source, bytes) else Path(source).read_bytes()
-            photo = shrink(read_picture(data, name), PHOTO_SIDE)
-        except OSError as error:
-            raise self._refuse(f"{name}: cannot be read ({error.strerror or error})") from None
-        except InputError as error:
-            raise self._refuse(str(error)) from None
-        with self._lock:
-            self._check_open()
+        with self._open():
+            if not isinstance(source, bytes):
+                name = str(source)
+                try:
+                    source = Path(source).read_bytes()
+                except OSError as error:
+                    raise InputError(f"{name}: cannot be read ({error.strerror or error})") from None
+            photo = shrink(read_picture(source, name), PHOTO_SIDE)
             nothing = np.zeros(photo.shape[:2], np.int32)
             key = fingerprint(photo, nothing)
             self._photos[key] = photo
             if self._history.change("Photo", region=nothing == 0, ids=nothing, segments=(), picture=key):
-                self._segments_changed()
-                self._say(*self._about_photo())
-                self._edited()
-
-    def _about_photo(self) -> tuple[str, str]:
-        """Level and text of what is said once a photo was opened."""
-        return "info", "Opened the photo; nothing is segmented yet."
+                self._set_candidates([])
+                trained = getattr(self._pipeline, "trained_on_photographs", False)
+                if self._pipeline is not None and not trained:
+                    self._edited("warning", SYNTHETIC_ONLY)
+                else:
+                    more = " Inpaint to segment all of it." if trained else ""
+                    self._edited("info", f"Opened the photo; nothing is segmented yet.{more}")
 
     def export(self, folder: str | os.PathLike | None = None) -> dict[str, Path]:
         """Write id PNG, COCO panoptic JSON and PNG, and NumPy files (see `export_segmentation`); the paths by name.
@@ -208,71 +208,77 @@ class EditableSegmentation:
         Raises:
             InputError: neither a folder nor a `run_dir` was given, or the folder cannot be written.
         """
-        target = self._export_folder if folder is None else Path(folder)
-        if target is None:
-            raise self._refuse("Nowhere to export to: give MaskEditor a run_dir, or export a folder.")
-        with self._lock:
-            photo, ids, region, segments = self.photo, self.ids, self.region, self._history.segments
-        try:
-            paths = export_segmentation(
-                target, photo=photo, ids=ids, region=region, segments=segments, categories=self._categories
-            )
-        except OSError as error:
-            raise self._refuse(f"{target}: cannot be written ({error.strerror or error})") from None
-        with self._lock:
+        with self._open(closed=True):
+            if folder is not None:
+                target = Path(folder)
+            elif self._session is not None:
+                target = self._session.folder.parent / "export"
+            else:
+                raise InputError("Nowhere to export to: give MaskEditor a run_dir, or export a folder.")
+            try:
+                paths = export_segmentation(
+                    target,
+                    photo=self.photo,
+                    ids=self.ids,
+                    region=self.region,
+                    segments=self._history.segments,
+                    categories=self._categories,
+                )
+            except OSError as error:
+                raise InputError(f"{target}: cannot be written ({error.strerror or error})") from None
             self._say("info", f"Exported to {target}")
             self._publish()
-        return paths
+            return paths
 
     def static_picture(self) -> bytes:
-        """A JPEG of the editor's picture now."""
+        """A JPEG of the editor's current picture."""
         with self._lock:
-            self._colour(self.ids)
-            return static_picture(self.photo, self.ids, self.region, self._colours)
+            self._color(self.ids)
+            return static_picture(self.photo, self.ids, self.region, self._colors)
 
     def close(self) -> None:
-        """Take the editor out of use. All is saved already; a later edit raises InputError."""
+        """Close the editor. Everything is saved already; a later edit raises InputError."""
         self._closed = True
 
-    def _check_open(self) -> None:
-        if self._closed:
-            raise InputError("this editor is closed (perhaps opened again elsewhere); make a new MaskEditor")
+    @contextlib.contextmanager
+    def _open(self, *, closed: bool = False) -> Iterator[None]:
+        """Hold the lock and show an InputError of the block on the page. Refuse a closed editor, unless `closed`."""
+        with self._lock:
+            if self._closed and not closed:
+                raise InputError("this editor is closed (perhaps opened again elsewhere); make a new MaskEditor")
+            try:
+                yield
+            except InputError as error:
+                self._say("error", str(error))
+                self._publish()
+                raise
 
     def _say(self, level: str, text: str) -> None:
         if text or self._message["text"]:
             self._message = {"level": level, "text": text, "number": self._message["number"] + 1}
 
-    def _refuse(self, text: str) -> InputError:
-        """Show why something was not done, and hand it back to be raised."""
-        with self._lock:
-            self._say("error", text)
-            self._publish()
-        return InputError(text)
-
-    def _edited(self) -> None:
+    def _edited(self, level: str = "info", text: str = "") -> None:
+        self._say(level, text)
         self._save()
         self._publish()
-
-    def _settings_to_save(self) -> dict[str, Any]:
-        return {}
 
     def _save(self) -> None:
         if self._session is None or self._closed:
             return
         try:
-            self._session.save(self._history, self._settings_to_save(), self._photos)
+            self._session.save(self._history, asdict(self._settings), self._photos)
         except OSError as error:
             text = f"{self._session.path}: not saved ({error.strerror or error}); the edits are kept in memory only"
             self._say("error", text)
             warnings.warn(text, RuntimeWarning, stacklevel=2)
 
-    def _colour(self, ids: Int[np.ndarray, "height width"]) -> None:
-        """Give ids that appear for the first time the next colours; a segment keeps its colour for good."""
+    def _color(self, ids: Int[np.ndarray, "height width"]) -> None:
+        """Give new ids the next colours; a segment keeps its colour."""
         for number in np.unique(ids[ids > 0]).tolist():
-            self._colours.setdefault(number, PALETTE[len(self._colours) % len(PALETTE)])
+            self._colors.setdefault(number, matplotlib.colors.to_hex(segment_color(len(self._colors) + 1)))
 
-    def _segments_changed(self) -> None:
-        """The ids or the image are others than before: what was derived from them no longer holds."""
+    def _set_candidates(self, candidates: list[Candidate]) -> None:
+        self._candidates, self._chosen = candidates, 0
 
     def _publish(self) -> None:
-        """Show the state to whoever looks on."""
+        """Show the state on the page."""

@@ -3,19 +3,18 @@
 import contextlib
 import os
 import re
-import threading
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import anywidget
 import numpy as np
 import traitlets
-from jaxtyping import Bool, Int
+from jaxtyping import Int
 
 from ..core.errors import InputError
-from .pictures import Photo, photo_file
+from .pictures import photo_file
 from .raster import pack
 
 _FOLDER = Path(__file__).parent
@@ -41,18 +40,6 @@ def browser_behind() -> bool:
     return not numbered or bool(parent.get("metadata")) or os.environ.get("SERVER_SOFTWARE", "").startswith("voila")
 
 
-class Editor(Protocol):
-    """What the page may ask of an editor; each refuses with InputError after it has shown why."""
-
-    def request(self, content: dict[str, Any]) -> None:
-        """Do one thing that the page asks for."""
-        ...
-
-    def open_photo(self, source: bytes, *, name: str) -> None:
-        """Take an uploaded file."""
-        ...
-
-
 class EditorView(anywidget.AnyWidget):
     """The widget. All state flows from Python to the page in these traits; the page answers in messages alone.
 
@@ -73,8 +60,8 @@ class EditorView(anywidget.AnyWidget):
     acks = traitlets.Dict().tag(sync=True)
     rev = traitlets.Int(0).tag(sync=True)
 
-    def __init__(self, editor: Editor, lock: threading.RLock) -> None:  # type: ignore[valid-type]
-        self._editor, self._lock = editor, lock
+    def __init__(self, request: Callable[[dict[str, Any]], None], open_photo: Callable[..., None], lock: Any) -> None:
+        self._request, self._open_photo, self._lock = request, open_photo, lock
         self._shown: dict[str, Any] = {}
         self._next: dict[str, int] = {}
         self._waiting: dict[str, dict[int, dict[str, Any]]] = {}
@@ -82,36 +69,16 @@ class EditorView(anywidget.AnyWidget):
         super().__init__()
         self.on_msg(self._receive)
 
-    def show(
-        self,
-        *,
-        photo: Photo,
-        ids: Int[np.ndarray, "height width"],
-        region: Bool[np.ndarray, "height width"],
-        candidates: list[Int[np.ndarray, "height width"]],
-        state: dict[str, Any],
-        progress: dict[str, Any],
-    ) -> None:
+    def show(self, arrays: dict[str, Any], state: dict[str, Any], progress: dict[str, Any]) -> None:
         """Send what changed, in one message. Arrays are compared by identity: the editor never writes into them."""
-        encoders: dict[str, tuple[Any, Callable[[], bytes]]] = {
-            "photo": (photo, lambda: photo_file(photo)),
-            "ids_z": (ids, lambda: _zip_ids([ids])),
-            "region_z": (region, lambda: zlib.compress(pack(region), 1)),
-            "candidates_z": (candidates, lambda: _zip_ids(candidates)),
-        }
         with self.hold_sync():
-            for name, (value, encode) in encoders.items():
-                if name not in self._shown or self._shown[name] is not value:
+            for name, value in arrays.items():
+                if self._shown.get(name) is not value:
                     self._shown[name] = value
-                    setattr(self, name, encode())
-            self.state = state
-            self.progress = progress
+                    setattr(self, name, _ENCODERS[name](value))
+            self.state, self.progress = state, progress
             self.acks = {client: number - 1 for client, number in self._next.items()}
             self.rev += 1
-
-    def show_progress(self, progress: dict[str, Any]) -> None:
-        """Send the progress alone."""
-        self.progress = progress
 
     def _receive(self, _: Any, content: dict[str, Any], buffers: list[Any]) -> None:
         # whatever is wrong has been shown on the page, where the request came from
@@ -122,7 +89,7 @@ class EditorView(anywidget.AnyWidget):
                 with self._lock:
                     self._in_order(content)
             else:
-                self._editor.request(content)
+                self._request(content)
 
     def _in_order(self, content: dict[str, Any]) -> None:
         client, number = str(content["client"]), int(content["seq"])
@@ -137,7 +104,7 @@ class EditorView(anywidget.AnyWidget):
         while (edit := waiting.pop(self._next[client], None)) is not None:
             self._next[client] += 1
             with contextlib.suppress(InputError):
-                self._editor.request(edit)
+                self._request(edit)
         if self.acks.get(client) != self._next[client] - 1:
             # the edit changed nothing, or was refused: the page must still learn that it was seen
             with self.hold_sync():
@@ -152,12 +119,19 @@ class EditorView(anywidget.AnyWidget):
         with self._lock:
             received = self._uploads.setdefault(key, [None] * parts)
             received[part] = bytes(buffers[0])
-            whole = [data for data in received if data is not None]
-            if len(whole) == parts:
-                del self._uploads[key]
-        if len(whole) == parts:
-            self._editor.open_photo(b"".join(whole), name=str(content["name"]))
+            if None in received:
+                return
+            del self._uploads[key]
+        self._open_photo(b"".join(data for data in received if data), name=str(content["name"]))
 
 
 def _zip_ids(ids: list[Int[np.ndarray, "height width"]]) -> bytes:
     return zlib.compress(b"".join(entry.astype("<i4").tobytes() for entry in ids), 1)
+
+
+_ENCODERS: dict[str, Callable[[Any], bytes]] = {
+    "photo": photo_file,
+    "ids_z": lambda ids: _zip_ids([ids]),
+    "region_z": lambda region: zlib.compress(pack(region), 1),
+    "candidates_z": lambda candidates: _zip_ids([candidate.ids for candidate in candidates]),
+}

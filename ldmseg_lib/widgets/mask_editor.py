@@ -3,26 +3,28 @@
 import base64
 import contextlib
 import contextvars
-import os
+import functools
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 
 from ..core.errors import InputError
 from .editable import EditableSegmentation
 from .editor_view import EditorView, browser_behind
-from .inpaint_job import Cancelled, Candidate, InpaintJob, InpaintSettings
+from .inpainting import Cancelled, Candidate, InpaintSettings, inpaint
 
 EVERYTHING_HIDDEN = "Everything is hidden: this is a fresh sample that uses the photo alone, nothing of the segments."
-DRAWN_ONLY = "This model has only ever seen drawn scenes, never a photograph: here its segments will mean little."
 NO_CANDIDATE = "There is no candidate: inpaint first."
 NO_MODEL = "No model is attached: give MaskEditor a pipeline to inpaint with."
 AT_WORK = "The model is already at work: wait for it, or cancel it first."
 NOTHING_HIDDEN = "Nothing is hidden: paint over what the model should imagine anew first."
 OUTDATED = "The segments were changed while the model worked: its result is dropped. Inpaint again."
+
+_IDLE: dict[str, Any] = {"running": False, "step": 0, "total": 0, "stage": ""}
 
 
 class MaskEditor(EditableSegmentation):
@@ -45,36 +47,11 @@ class MaskEditor(EditableSegmentation):
         InputError: image and ids differ in size, or an id is out of range.
     """
 
-    def __init__(
-        self,
-        image: Any,
-        ids: Any,
-        pipeline: Any = None,
-        *,
-        segments: Sequence[dict[str, Any]] | None = None,
-        categories: Sequence[dict[str, Any]] | None = None,
-        run_dir: str | os.PathLike | None = None,
-        name: str = "mask_editor",
-    ) -> None:
-        self._pipeline = pipeline
-        self._candidates: list[Candidate] = []
-        self._candidate_ids: list[Int[np.ndarray, "height width"]] = []
-        self._chosen = 0
-        self._job: InpaintJob | None = None
-        self._thread: threading.Thread | None = None
-        self._features: tuple[str, Any] | None = None
-        self._progress = _IDLE
-        self._view: EditorView | None = None
-        super().__init__(
-            image,
-            ids,
-            num_ids=getattr(pipeline, "num_ids", None),
-            segments=segments,
-            categories=categories,
-            run_dir=run_dir,
-            name=name,
-        )
-        self._settings = InpaintSettings(**self._restored_settings)
+    _stop: threading.Event | None = None  # of the run under way
+    _thread: threading.Thread | None = None
+    _features: tuple[str, Any] | None = None  # of the picture of that name
+    _progress = _IDLE
+    _view: EditorView | None = None
 
     @property
     def settings(self) -> InpaintSettings:
@@ -84,7 +61,7 @@ class MaskEditor(EditableSegmentation):
     @property
     def candidates(self) -> list[Int[np.ndarray, "height width"]]:
         """The ids of each candidate of the last run; empty when there is nothing to choose from."""
-        return list(self._candidate_ids)
+        return [candidate.ids for candidate in self._candidates]
 
     @property
     def chosen(self) -> int:
@@ -94,7 +71,7 @@ class MaskEditor(EditableSegmentation):
     @property
     def running(self) -> bool:
         """Whether the model is at work."""
-        return self._job is not None
+        return self._stop is not None
 
     def run(
         self,
@@ -113,16 +90,21 @@ class MaskEditor(EditableSegmentation):
             InputError: nothing is hidden, no pipeline was given, a run is under way, or a setting is out of range.
         """
         given = {"steps": steps, "candidates": candidates, "seed": seed, "sampler": sampler}
-        job, picture = self._begin({key: value for key, value in given.items() if value is not None})
-        self._work(job, picture)
+        self._begin({key: value for key, value in given.items() if value is not None})()
         return self.candidates
 
     def start(self, **settings: Any) -> None:
         """As `run`, but in the background: what the Inpaint button does. `wait` waits for it."""
-        job, picture = self._begin(settings)
+        work = self._begin(settings)
+
+        def unwatched() -> None:
+            # nobody is there to raise to: bad input has been shown, the rest goes to the kernel's log as well
+            with contextlib.suppress(InputError):
+                work()
+
         # the thread keeps the request's context, so that the kernel goes on answering the page on the same subshell
         context = contextvars.copy_context()
-        self._thread = threading.Thread(target=context.run, args=(self._work_unwatched, job, picture), daemon=True)
+        self._thread = threading.Thread(target=context.run, args=(unwatched,), daemon=True)
         self._thread.start()
 
     def wait(self, timeout: float | None = None) -> None:
@@ -133,38 +115,31 @@ class MaskEditor(EditableSegmentation):
     def cancel(self) -> None:
         """Stop the model before its next step; nothing changes. Does nothing when it is not at work."""
         with self._lock:
-            if self._job is not None:
-                self._job.cancel()
+            if self._stop is not None:
+                self._stop.set()
                 self._progress = {**self._progress, "stage": "Cancelling"}
                 self._publish()
 
-    def _begin(self, settings: dict[str, Any]) -> tuple[InpaintJob, str]:
-        with self._lock:
-            self._check_open()
+    def _begin(self, settings: dict[str, Any]) -> Callable[[], None]:
+        """Check that the model can run, and return the call that runs it on the present state."""
+        with self._open():
             for wrong, reason in (
                 (self._pipeline is None, NO_MODEL),
-                (self._job is not None, AT_WORK),
+                (self.running, AT_WORK),
                 (not self.region.any(), NOTHING_HIDDEN),
             ):
                 if wrong:
-                    raise self._refuse(reason)
+                    raise InputError(reason)
             try:
-                self._settings = InpaintSettings(**{**self._settings.as_dict(), **settings})
-            except (InputError, TypeError) as error:
-                raise self._refuse(str(error)) from None
-            job = InpaintJob(self._pipeline, self.ids, self.region, self._settings, on_step=self._on_step)
-            self._job = job
+                self._settings = replace(self._settings, **settings)
+            except TypeError as error:
+                raise InputError(str(error)) from None
+            self._stop = threading.Event()
             self._set_candidates([])
             self._say("info", EVERYTHING_HIDDEN if self.region.all() else "")
             self._progress = {"running": True, "step": 0, "total": self._settings.steps, "stage": "Reading the image"}
             self._publish()
-            return job, self._history.picture
-
-    def _on_step(self, step: int, total: int) -> None:
-        with self._lock:
-            self._progress = {"running": True, "step": step, "total": total, "stage": f"Step {step + 1} of {total}"}
-            if self._view is not None:
-                self._view.show_progress(self._progress)
+            return functools.partial(self._work, self._stop, self._history.picture, self.ids, self.region)
 
     def _encode(self, picture: str) -> Any:
         """The image's features: encoded once, however often the model is run."""
@@ -175,12 +150,25 @@ class MaskEditor(EditableSegmentation):
             self._features = picture, self._pipeline.encode_image(pixels)
         return self._features[1]
 
-    def _work(self, job: InpaintJob, picture: str) -> None:
-        ids = job.ids
+    def _work(
+        self,
+        stop: threading.Event,
+        picture: str,
+        ids: Int[np.ndarray, "height width"],
+        region: Bool[np.ndarray, "height width"],
+    ) -> None:
+        def on_step(step: int, total: int) -> None:
+            if stop.is_set():
+                raise Cancelled
+            with self._lock:
+                self._progress = {"running": True, "step": step, "total": total, "stage": f"Step {step + 1} of {total}"}
+                if self._view is not None:
+                    self._view.progress = self._progress
+
         found: list[Candidate] = []
         level, text = "info", self.message
         try:
-            found = job.run(lambda: self._encode(picture))
+            found = inpaint(self._pipeline, self._encode(picture), ids, region, self._settings, on_step)
             if ids is not self.ids or picture != self._history.picture:
                 found, level, text = [], "warning", OUTDATED
         except (Cancelled, KeyboardInterrupt) as error:
@@ -195,52 +183,34 @@ class MaskEditor(EditableSegmentation):
             raise
         finally:
             with self._lock:
-                self._job = None
+                self._stop = None
                 self._progress = _IDLE
                 self._set_candidates(found)
-                self._say(level, text)
-                self._save()
-                self._publish()
-
-    def _work_unwatched(self, job: InpaintJob, picture: str) -> None:
-        """Nobody is there to raise to: bad input has been shown, the rest goes to the kernel's log as well."""
-        with contextlib.suppress(InputError):
-            self._work(job, picture)
-
-    def _set_candidates(self, candidates: list[Candidate]) -> None:
-        self._candidates, self._chosen = candidates, 0
-        self._candidate_ids = [c.ids for c in candidates]
-
-    def _segments_changed(self) -> None:
-        self._set_candidates([])
+                self._edited(level, text)
 
     def choose(self, k: int) -> None:
         """Show candidate `k` (from 0), the one that `accept` takes."""
-        with self._lock:
-            self._check_open()
+        with self._open():
             if not self._candidates:
-                raise self._refuse(NO_CANDIDATE)
+                raise InputError(NO_CANDIDATE)
             if isinstance(k, bool) or not isinstance(k, int | np.integer) or not 0 <= k < len(self._candidates):
-                raise self._refuse(f"There is no candidate {k!r}; choose 0 to {len(self._candidates) - 1}.")
+                raise InputError(f"There is no candidate {k!r}; choose 0 to {len(self._candidates) - 1}.")
             self._chosen = int(k)
             self._publish()
 
     def accept(self) -> None:
         """Take the chosen candidate as the segmentation; nothing is hidden then. Can be undone."""
-        with self._lock:
-            self._check_open()
+        with self._open():
             if not self._candidates:
-                raise self._refuse(NO_CANDIDATE)
+                raise InputError(NO_CANDIDATE)
             taken = self._candidates[self._chosen]
             self._set_candidates([])
             self._history.change("Inpaint", region=np.zeros_like(self.region), ids=taken.ids, segments=taken.segments)
-            self._say("info", "")
             self._edited()
 
     def discard(self) -> None:
         """Let the candidates go; what is hidden stays hidden."""
-        with self._lock:
-            self._check_open()
+        with self._open():
             self._set_candidates([])
             self._publish()
 
@@ -258,10 +228,9 @@ class MaskEditor(EditableSegmentation):
     @property
     def widget(self) -> EditorView:
         """The editor as an ipywidget, to lay out with other widgets."""
-        with self._lock:
-            self._check_open()
+        with self._open():
             if self._view is None:
-                self._view = EditorView(self, self._lock)
+                self._view = EditorView(self.request, self.open_photo, self._lock)
                 self._publish()
             return self._view
 
@@ -279,37 +248,21 @@ class MaskEditor(EditableSegmentation):
         Raises:
             InputError: as that method does, or the message is not one that the page sends; it is shown on the page.
         """
-        self._check_open()
         arguments = {key: value for key, value in content.items() if key not in ("type", "client", "seq", "op")}
         methods = {name: getattr(self, name) for name in _REQUESTS}
         try:
             methods[content["op"]](**arguments)
         except (KeyError, TypeError) as error:
-            raise self._refuse(f"The page asked for something unknown ({error}); reload it.") from None
-
-    def _settings_to_save(self) -> dict[str, Any]:
-        return self._settings.as_dict()
-
-    def _about_photo(self) -> tuple[str, str]:
-        if self._pipeline is None:
-            return super()._about_photo()
-        if getattr(self._pipeline, "trained_on_photographs", False):
-            return "info", "Opened the photo; nothing is segmented yet. Inpaint to segment all of it."
-        return "warning", DRAWN_ONLY
+            with self._open():
+                raise InputError(f"The page asked for something unknown ({error}); reload it.") from None
 
     def _publish(self) -> None:
         if self._view is None or self._closed:
             return
-        for ids in [self.ids, *self._candidate_ids]:
-            self._colour(ids)
-        self._view.show(
-            photo=self.photo,
-            ids=self.ids,
-            region=self.region,
-            candidates=self._candidate_ids,
-            state=self._state(),
-            progress=self._progress,
-        )
+        for ids in [self.ids, *self.candidates]:
+            self._color(ids)
+        arrays = {"photo": self.photo, "ids_z": self.ids, "region_z": self.region, "candidates_z": self._candidates}
+        self._view.show(arrays, self._state(), self._progress)
 
     def _state(self) -> dict[str, Any]:
         names = {c["id"]: c.get("name", "") for c in self._categories}
@@ -317,13 +270,13 @@ class MaskEditor(EditableSegmentation):
         height, width = self.ids.shape
         return {
             "size": [height, width],
-            "colours": {str(number): colour for number, colour in self._colours.items()},
+            "colours": {str(number): color for number, color in self._colors.items()},
             "names": {str(s["id"]): names[s["category_id"]] for s in known if s.get("category_id") in names},
             "undo": self._history.undo_label,
             "redo": self._history.redo_label,
             "candidates": [_summary(c.ids) for c in self._candidates],
             "chosen": self._chosen,
-            "settings": self._settings.as_dict(),
+            "settings": asdict(self._settings),
             "samplers": _samplers(self._pipeline),
             "model": self._pipeline is not None,
             "message": self._message,
@@ -332,7 +285,6 @@ class MaskEditor(EditableSegmentation):
         }
 
 
-_IDLE: dict[str, Any] = {"running": False, "step": 0, "total": 0, "stage": ""}
 _REQUESTS = (
     *("paint", "erase", "box", "lasso", "drop_segment", "hide_all", "show_all", "undo", "redo"),
     *("start", "cancel", "choose", "accept", "discard", "export"),

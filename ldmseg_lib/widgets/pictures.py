@@ -1,9 +1,10 @@
-"""Pictures for the editor: what may be opened, the colours of segments, and the picture for papermill."""
+"""Images of the editor: reading and checking them, and the static picture for runs without a browser."""
 
 import io
 import warnings
 from typing import Any
 
+import matplotlib
 import numpy as np
 from jaxtyping import Bool, Int, UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -14,18 +15,6 @@ from .raster import MAX_SIDE
 MAX_MEGAPIXELS = 64
 PHOTO_SIDE = 1024
 Photo = UInt8[np.ndarray, "height width 3"]
-
-# Okabe and Ito's colours for colour-blind readers (https://jfly.uni-koeln.de/color/), without black, with two of Tol's,
-# then the same hues lighter and darker. Void has no colour.
-_HUES = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#0072b2", "#d55e00", "#cc79a7", "#882255", "#44aa99")
-
-
-def _mix(colour: str, other: int, share: float) -> str:
-    parts = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
-    return "#" + "".join(f"{round(part + (other - part) * share):02x}" for part in parts)
-
-
-PALETTE = (*_HUES, *(_mix(c, 255, 0.45) for c in _HUES), *(_mix(c, 0, 0.4) for c in _HUES))
 
 
 def as_photo(image: Any) -> Photo:
@@ -109,59 +98,44 @@ def _too_large(name: str, size: str) -> InputError:
 
 
 def shrink(photo: Photo, side: int) -> Photo:
-    """The photo with at most `side` pixels a side, its aspect kept; as it is where it is small enough."""
-    height, width = photo.shape[:2]
-    if max(height, width) <= side:
-        return photo
-    share = side / max(height, width)
-    size = (max(1, round(width * share)), max(1, round(height * share)))
-    return np.asarray(Image.fromarray(photo).resize(size, Image.Resampling.LANCZOS))
+    """The photo with at most `side` pixels a side, its aspect kept; unchanged where it is small enough."""
+    picture = Image.fromarray(photo)
+    picture.thumbnail((side, side), Image.Resampling.LANCZOS, reducing_gap=None)
+    return np.asarray(picture)
 
 
-def png_bytes(array: np.ndarray) -> bytes:
-    """A PNG file of uint8 or uint16 pixels."""
+def image_file(array: np.ndarray, kind: str = "PNG", **options: Any) -> bytes:
+    """The bytes of an image file of uint8 or uint16 pixels."""
     file = io.BytesIO()
-    Image.fromarray(array).save(file, "PNG")
+    Image.fromarray(array).save(file, kind, **options)
     return file.getvalue()
 
 
 def photo_file(photo: Photo) -> bytes:
     """The photo for the page: lossless while small, JPEG above 400,000 pixels."""
-    if photo.shape[0] * photo.shape[1] <= 400_000:
-        return png_bytes(photo)
-    file = io.BytesIO()
-    Image.fromarray(photo).save(file, "JPEG", quality=92)
-    return file.getvalue()
-
-
-def colours_of(ids: Int[np.ndarray, "height width"], colours: dict[int, str]) -> UInt8[np.ndarray, "height width 3"]:
-    """The colour of each pixel's segment; black where an id has none."""
-    present, index = np.unique(ids, return_inverse=True)
-    table = [bytes.fromhex(colours.get(int(i), "#000000")[1:]) for i in present]
-    return np.array([list(c) for c in table], np.uint8)[index.reshape(ids.shape)]
+    small = photo.shape[0] * photo.shape[1] <= 400_000
+    return image_file(photo) if small else image_file(photo, "JPEG", quality=92)
 
 
 def static_picture(
     photo: Photo,
     ids: Int[np.ndarray, "height width"],
     region: Bool[np.ndarray, "height width"],
-    colours: dict[int, str],
+    colors: dict[int, str],
 ) -> bytes:
-    """A JPEG of the editor's picture: segments over the photo with outlines, the hidden region striped. For print and
-    for notebooks that ran without a browser."""
+    """A JPEG of the editor's picture for print and for notebooks without a browser: segments over the photo with
+    outlines, the hidden region striped."""
     scale = max(1, -(-384 // max(ids.shape)))
-    large = [np.repeat(np.repeat(a, scale, axis=0), scale, axis=1) for a in (photo, ids, region)]
-    photo, ids, region = large[0].astype(np.float32), large[1], large[2]
-    shown = (ids > 0) & ~region
-    picture = np.where(shown[..., None], 0.5 * photo + 0.5 * colours_of(ids, colours), photo)
-    rows, columns = np.indices(ids.shape)
-    stripes = ((rows + columns) // 6) % 2 == 0
-    picture[region] = 0.55 * picture[region] + 0.45 * np.where(stripes, 255, 40)[region][:, None]
+    photo, ids, region = (a.repeat(scale, axis=0).repeat(scale, axis=1) for a in (photo, ids, region))
+    names, index = np.unique(ids, return_inverse=True)
+    table = np.array([matplotlib.colors.to_rgb(colors.get(name, "black")) for name in names.tolist()])
+    share = 0.5 * ((ids > 0) & ~region)[..., None]
+    picture = (1 - share) * photo + share * 255 * table[index.reshape(ids.shape)]
+    stripes = np.where(np.indices(ids.shape).sum(0) // 6 % 2 == 0, 255, 40)
+    picture[region] = 0.55 * picture[region] + 0.45 * stripes[region][:, None]
     parts = np.where(region, -1, ids)
     edge = np.zeros(ids.shape, bool)
     edge[:, 1:] |= parts[:, 1:] != parts[:, :-1]
     edge[1:] |= parts[1:] != parts[:-1]
     picture[edge] = 255
-    file = io.BytesIO()
-    Image.fromarray(picture.round().astype(np.uint8)).save(file, "JPEG", quality=85)
-    return file.getvalue()
+    return image_file(picture.round().astype(np.uint8), "JPEG", quality=85)

@@ -87,13 +87,9 @@ def _first(quarter: int) -> int:
 
 def rectangle(shape: tuple[int, int], x0: float, y0: float, x1: float, y1: float) -> Mask:
     """The pixels whose centres lie in the rectangle; with whole numbers mask[y0:y1, x0:x1]."""
-    (ax, ay), (bx, by) = quantise([(x0, y0), (x1, y1)]).tolist()
-    height, width = shape
-    mask = np.zeros(shape, bool)
-    left, right = (min(max(_first(v), 0), width) for v in sorted((ax, bx)))
-    top, bottom = (min(max(_first(v), 0), height) for v in sorted((ay, by)))
-    mask[top:bottom, left:right] = True
-    return mask
+    (left, top), (right, bottom) = np.sort(quantise([(x0, y0), (x1, y1)]), axis=0)
+    y, x = (UNITS * np.arange(side) + 2 for side in shape)
+    return ((top <= y) & (y < bottom))[:, None] & (left <= x) & (x < right)
 
 
 def lasso(shape: tuple[int, int], points: Points) -> Mask:
@@ -106,7 +102,7 @@ def lasso(shape: tuple[int, int], points: Points) -> Mask:
         if ay > by:
             ax, ay, bx, by, sign = bx, by, ax, ay, -1
         rows = np.arange(max(_first(ay), 0), min(_first(by), height), dtype=np.int64)
-        if len(rows) == 0:
+        if not len(rows):
             continue
         # the first column x with 4 x + 2 >= ax + (bx - ax) (Y - ay) / (by - ay), rounded up in integers
         above = (bx - ax) * (UNITS * rows + 2 - ay) + (ax - 2) * (by - ay)

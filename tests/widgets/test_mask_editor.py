@@ -12,6 +12,7 @@ from PIL import Image
 from ldmseg_lib.core.errors import InputError
 from ldmseg_lib.widgets import mask_editor as module
 from ldmseg_lib.widgets import raster
+from ldmseg_lib.widgets.editable import SYNTHETIC_ONLY
 from ldmseg_lib.widgets.mask_editor import MaskEditor
 
 
@@ -325,7 +326,7 @@ def test_a_photo_takes_the_place_of_the_image_and_can_be_undone(make_editor, ima
     stripes = np.zeros((600, 1800, 3), np.uint8)
     stripes[:, 900:] = 255
     editor.open_photo(png(Image.fromarray(stripes)), name="mine.png")
-    assert editor.message == module.DRAWN_ONLY
+    assert editor.message == SYNTHETIC_ONLY
     assert editor.photo.shape == (341, 1024, 3), "smaller, and not distorted"
     assert editor.ids.shape == (341, 1024) and not editor.ids.any() and editor.region.all()
     assert editor.photo[:, :508].max() < 20 and editor.photo[:, 516:].min() > 235

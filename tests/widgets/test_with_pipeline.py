@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from ldmseg_lib.widgets import mask_editor as module
+from ldmseg_lib.widgets.editable import SYNTHETIC_ONLY
 from ldmseg_lib.widgets.mask_editor import MaskEditor
 
 
@@ -70,7 +71,7 @@ def test_a_photo_of_any_size_is_segmented(editor):
     file = io.BytesIO()
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (90, 140, 3), np.uint8)).save(file, "PNG")
     editor.open_photo(file.getvalue(), name="mine.png")
-    assert editor.message == module.DRAWN_ONLY
+    assert editor.message == SYNTHETIC_ONLY
     (ids,) = editor.run(steps=2)
     assert ids.shape == (90, 140) and ids.any()
     assert editor.message == module.EVERYTHING_HIDDEN
