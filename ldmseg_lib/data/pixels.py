@@ -33,17 +33,8 @@ _PNG_END = b"\x00\x00\x00\x00IEND\xaeB\x60\x82"
 _JPEG_END = b"\xff\xd9"
 _EXIF_ORIENTATION = 0x0112
 _GREY, _RGB, _PALETTE, _RGBA = 0, 2, 3, 6
-_BROKEN = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    EOFError,
-    MemoryError,
-    struct.error,
-    cv2.error,
-    Image.DecompressionBombError,
-    Image.DecompressionBombWarning,
-)
+_BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
+_BROKEN = (OSError, SyntaxError, ValueError, EOFError, MemoryError, struct.error, cv2.error, *_BOMBS)
 
 # OpenCV's thread pool does not survive the fork of a loader's worker, and one image is too small to share
 cv2.setNumThreads(1)
@@ -59,7 +50,7 @@ def read_image(path: str | os.PathLike, size: tuple[int, int] | None = None) -> 
         FileFault: the file is missing, truncated, no image, too large, or of another size.
     """
     data = _read(path)
-    try:
+    with _named(path, "an image"):
         image = _open(data, path)
         flat = (image.height, image.width)
         orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
@@ -73,10 +64,6 @@ def read_image(path: str | os.PathLike, size: tuple[int, int] | None = None) -> 
         if pixels is None or pixels.shape[:2] != flat:
             return _decode_with_pillow(image, path)
         return pixels
-    except FileFault:
-        raise
-    except _BROKEN as error:
-        raise FileFault(path, f"cannot be read as an image ({_reason(error)})") from None
 
 
 def read_ids(
@@ -94,16 +81,12 @@ def read_ids(
     width, height, bits, colour = _png_header(data, path)
     if size is not None and (height, width) != tuple(size):
         raise FileFault(path, f"the PNG is {width}x{height} px, but its JSON says {size[1]}x{size[0]}")
-    try:
+    with _named(path, "a PNG of ids"):
         if bits == 8 and colour in (_RGB, _RGBA):
             return _ids_from_colours(_decode_colours(data, (height, width), colour, path))
         allowed = np.append(np.asarray(segment_ids, dtype=np.int64), 0)
         readings = list(_readings(data, bits, colour, path))
         return next((ids for ids in readings if np.isin(np.unique(ids), allowed).all()), readings[0])
-    except FileFault:
-        raise
-    except _BROKEN as error:
-        raise FileFault(path, f"cannot be read as a PNG of ids ({_reason(error)})") from None
 
 
 def read_depth(path: str | os.PathLike, size: tuple[int, int]) -> UInt16[np.ndarray, "height width"]:
@@ -118,16 +101,20 @@ def read_depth(path: str | os.PathLike, size: tuple[int, int]) -> UInt16[np.ndar
         raise FileFault(path, f"the depth PNG is {width}x{height} px, but its JSON says {size[1]}x{size[0]}")
     if (bits, colour) != (16, _GREY):
         raise FileFault(path, f"the depth PNG has {bits} bits and colour type {colour}; write 16-bit greyscale")
-    try:
+    with _named(path, "a depth PNG"):
         return _decode_png(data, path)
+
+
+@contextlib.contextmanager
+def _named(path: str | os.PathLike, kind: str) -> Iterator[None]:
+    """Turn whatever a decoder raises into a fault of the file."""
+    try:
+        yield
     except FileFault:
         raise
     except _BROKEN as error:
-        raise FileFault(path, f"cannot be read as a depth PNG ({_reason(error)})") from None
-
-
-def _reason(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise FileFault(path, f"cannot be read as {kind} ({reason})") from None
 
 
 def _read(path: str | os.PathLike) -> bytes:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Int, UInt
+from scipy import ndimage
 
 
 @dataclass(frozen=True)
@@ -21,25 +22,6 @@ class SegmentIndex:
     absent: Int[np.ndarray, " absent"]
 
 
-@dataclass(frozen=True)
-class _Runs:
-    values: np.ndarray
-    starts: np.ndarray
-    lengths: np.ndarray
-
-
-def _runs(ids: np.ndarray) -> _Runs:
-    """Runs of equal pixels along the rows; none crosses from one row to the next."""
-    if ids.size == 0:
-        empty = np.zeros(0, dtype=np.int64)
-        return _Runs(values=ids.reshape(-1), starts=empty, lengths=empty)
-    first = np.empty(ids.shape, dtype=bool)
-    first[:, 0] = True
-    np.not_equal(ids[:, 1:], ids[:, :-1], out=first[:, 1:])
-    starts = np.flatnonzero(first)
-    return _Runs(values=ids.reshape(-1)[starts], starts=starts, lengths=np.diff(starts, append=ids.size))
-
-
 def index_segments(
     ids: Int[np.ndarray, "height width"], segment_ids: Int[np.ndarray, " segments"], *, index_zero: bool = False
 ) -> SegmentIndex:
@@ -47,8 +29,12 @@ def index_segments(
 
     With `index_zero`, pixels of id 0 become one more segment behind the last of the list, where there are any.
     """
-    runs = _runs(ids)
-    values, inverse = np.unique(runs.values, return_inverse=True)
+    # runs of equal pixels along the rows; none crosses from one row to the next
+    first = np.ones(ids.shape, dtype=bool)
+    np.not_equal(ids[:, 1:], ids[:, :-1], out=first[:, 1:])
+    starts = np.flatnonzero(first)
+    lengths = np.diff(starts, append=ids.size)
+    values, inverse = np.unique(ids.reshape(-1)[starts], return_inverse=True)
     order = np.argsort(segment_ids, kind="stable")
     place = np.searchsorted(segment_ids, values, sorter=order)
     positions = np.append(order, -1)[place]
@@ -60,9 +46,9 @@ def index_segments(
         count += 1
         positions[values == 0] = count
     run_index = positions[inverse].astype(np.min_scalar_type(count))
-    areas = np.bincount(run_index, weights=runs.lengths, minlength=count + 1).astype(np.int64)
+    areas = np.bincount(run_index, weights=lengths, minlength=count + 1).astype(np.int64)
     return SegmentIndex(
-        index=np.repeat(run_index, runs.lengths).reshape(ids.shape),
+        index=np.repeat(run_index, lengths).reshape(ids.shape),
         areas=areas,
         unknown=unknown.astype(np.int64),
         absent=np.asarray(segment_ids)[areas[1 : len(segment_ids) + 1] == 0].astype(np.int64),
@@ -71,16 +57,11 @@ def index_segments(
 
 def segment_boxes(index: UInt[np.ndarray, "height width"], num_segments: int) -> Int[np.ndarray, "entries 4"]:
     """COCO boxes (x, y, width, height) in pixels of the segments 0..num_segments; zeros where one has no pixel."""
-    runs = _runs(index)
     boxes = np.zeros((num_segments + 1, 4), dtype=np.int64)
-    if not len(runs.starts):
-        return boxes
-    order = np.argsort(runs.values, kind="stable")
-    values, starts, lengths = runs.values[order], runs.starts[order], runs.lengths[order]
-    rows, left = np.divmod(starts, index.shape[1])
-    group = np.flatnonzero(np.append(True, values[1:] != values[:-1]))
-    x, y = np.minimum.reduceat(left, group), np.minimum.reduceat(rows, group)
-    width = np.maximum.reduceat(left + lengths, group) - x
-    height = np.maximum.reduceat(rows, group) + 1 - y
-    boxes[values[group]] = np.stack([x, y, width, height], axis=1)
+    # find_objects takes 0 for background
+    found = ndimage.find_objects(index.astype(np.int32) + 1, max_label=num_segments + 1)
+    for box, place in zip(boxes, found, strict=True):
+        if place is not None:
+            rows, columns = place
+            box[:] = columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start
     return boxes

@@ -1,6 +1,7 @@
-"""The training and the validation split of a data folder, as a profile wants them."""
+"""The training and the validation split of a data folder, as a profile asks for them."""
 
 from pathlib import Path
+from typing import Any
 
 from ..core.profiles import Profile
 from .panoptic import PanopticDataset
@@ -11,19 +12,8 @@ def training_split(
 ) -> PanopticDataset:
     """The training images with the paper's augmentation (square resize, horizontal flip) and the profile's filters."""
     data = profile.data
-    return PanopticDataset(
-        root,
-        split,
-        image_size=data.image_size,
-        crop_size=data.crop_size,
-        num_ids=data.num_ids,
-        augment=True,
-        seed=seed,
-        unlabelled=data.unlabelled,
-        min_train_area=data.min_train_area,
-        depth=depth,
-        id_order=data.id_order,
-    )
+    training = {"crop_size": data.crop_size, "augment": True, "min_train_area": data.min_train_area}
+    return _split(profile, root, split, seed=seed, depth=depth, **training)
 
 
 def validation_split(
@@ -36,36 +26,20 @@ def validation_split(
     split: str = "val",
 ) -> PanopticDataset:
     """The validation images, whole and unaugmented; the first `max_images` of them, or all."""
-    data = profile.data
-    return PanopticDataset(
-        root,
-        split,
-        image_size=data.image_size,
-        num_ids=data.num_ids,
-        seed=seed,
-        unlabelled=data.unlabelled,
-        depth=depth,
-        id_order=data.id_order,
-        max_images=max_images,
-    )
+    return _split(profile, root, split, seed=seed, depth=depth, max_images=max_images)
 
 
 def validation_crops(
     profile: Profile, root: str | Path, *, seed: int = 0, max_images: int | None = None
 ) -> PanopticDataset:
-    """What a network trained on crops sees of the validation images: each one's central crop, unaugmented.
+    """The central crop of each validation image, unaugmented, as a network trained on crops sees it.
 
-    For judging what an autoencoder makes of its own inputs; where the profile crops nothing, these are whole images.
+    To evaluate an autoencoder on its own inputs; whole images where the profile crops nothing.
     """
+    return _split(profile, root, "val", seed=seed, crop_size=profile.data.crop_size, max_images=max_images)
+
+
+def _split(profile: Profile, root: str | Path, split: str, **options: Any) -> PanopticDataset:
     data = profile.data
-    return PanopticDataset(
-        root,
-        "val",
-        image_size=data.image_size,
-        crop_size=data.crop_size,
-        num_ids=data.num_ids,
-        seed=seed,
-        unlabelled=data.unlabelled,
-        id_order=data.id_order,
-        max_images=max_images,
-    )
+    shared = {"image_size": data.image_size, "num_ids": data.num_ids, "id_order": data.id_order}
+    return PanopticDataset(root, split, unlabelled=data.unlabelled, **shared, **options)

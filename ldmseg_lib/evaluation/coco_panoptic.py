@@ -99,9 +99,9 @@ def evaluate(pairs: Sequence[ImagePair], rules: Rules, *, workers: int = 1) -> E
         results = _results(tasks, rules, workers)
         try:
             for task_quality, task_sizes, fault in results:
-                quality.merge(PanopticQuality.from_state_dict(task_quality))
-                by_size.merge(SegmentSizeQuality.from_state_dict(task_sizes))
-                progress.update(task_quality["images"])
+                quality.merge(task_quality)
+                by_size.merge(task_sizes)
+                progress.update(task_quality.images)
                 if fault:
                     break
         except BrokenProcessPool:
@@ -113,7 +113,7 @@ def evaluate(pairs: Sequence[ImagePair], rules: Rules, *, workers: int = 1) -> E
     return Evaluation(quality, by_size, len(pairs), fault)
 
 
-_Result = tuple[dict[str, Any], dict[str, Any], str]
+_Result = tuple[PanopticQuality, SegmentSizeQuality, str]
 
 
 def _results(tasks: Sequence[Sequence[ImagePair]], rules: Rules, workers: int) -> Generator[_Result, None, None]:
@@ -142,7 +142,7 @@ def _evaluate_some(rules: Rules, pairs: Sequence[ImagePair]) -> _Result:
         except InputError as error:
             fault = str(error)
             break
-    return quality.state_dict(), by_size.state_dict(), fault
+    return quality, by_size, fault
 
 
 def _evaluate_one(quality: PanopticQuality, rules: Rules, pair: ImagePair) -> SegmentMatches:

@@ -13,13 +13,13 @@ weighs the same in the mean over a data set.
 """
 
 import math
-from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float
 
 from ..core.errors import InputError
+from .streaming import StreamingMetric
 
 DELTA1_RATIO = 1.25
 
@@ -78,19 +78,22 @@ def constant_depth_errors(
     return depth_errors(np.zeros_like(target), target, depth_range=depth_range)
 
 
-class DepthMetrics:
+class DepthMetrics(StreamingMetric):
     """Streaming means over images of `depth_errors` and of the constant prediction's errors.
 
     Args:
         depth_range: as in `depth_errors`.
     """
 
+    settings = ("depth_range",)
+    sums = ("images", "skipped")
+
     def __init__(self, depth_range: tuple[float, float] | None = None) -> None:
         if depth_range is not None and not 0 < depth_range[0] < depth_range[1]:
             raise InputError(f"depth_range={depth_range}; give the nearest and the farthest depth, both positive")
-        self.depth_range = depth_range
-        self._images: list[list[float]] = []
-        self._skipped = 0
+        self.depth_range = None if depth_range is None else (depth_range[0], depth_range[1])
+        self.images: list[list[float]] = []
+        self.skipped = 0
 
     def update(self, predicted: Float[np.ndarray, "height width"], target: Float[np.ndarray, "height width"]) -> None:
         """Add one image, both as inverse depth; one with fewer than two known finite depths is skipped and counted.
@@ -100,23 +103,11 @@ class DepthMetrics:
         """
         errors = depth_errors(predicted, target, depth_range=self.depth_range)
         if errors is None:
-            self._skipped += 1
+            self.skipped += 1
             return
         constant = constant_depth_errors(target, depth_range=self.depth_range)
         assert constant is not None
-        self._images.append([errors["abs_rel"], errors["delta1"], constant["abs_rel"], constant["delta1"]])
-
-    def merge(self, other: Self) -> Self:
-        """Add the images of `other`; returns self.
-
-        Raises:
-            InputError: `other` has another range of depths.
-        """
-        if self.depth_range != other.depth_range:
-            raise InputError(f"depth ranges differ: {self.depth_range} and {other.depth_range}; use one")
-        self._images += other._images
-        self._skipped += other._skipped
-        return self
+        self.images.append([errors["abs_rel"], errors["delta1"], constant["abs_rel"], constant["delta1"]])
 
     def compute(self) -> dict[str, Any]:
         """`abs_rel`, `delta1`, the same of the constant prediction under `constant`, `n` images and `skipped` ones.
@@ -125,36 +116,15 @@ class DepthMetrics:
         """
         # exact sums, so that the order of images and processes changes no bit
         means: list[float | None] = [None] * 4
-        if self._images:
-            means = [math.fsum(values) / len(self._images) for values in zip(*self._images, strict=True)]
+        if self.images:
+            means = [math.fsum(values) / len(self.images) for values in zip(*self.images, strict=True)]
         return {
             "abs_rel": means[0],
             "delta1": means[1],
             "constant": {"abs_rel": means[2], "delta1": means[3]},
-            "n": len(self._images),
-            "skipped": self._skipped,
+            "n": len(self.images),
+            "skipped": self.skipped,
         }
-
-    def state_dict(self) -> dict[str, Any]:
-        """Everything as plain JSON values."""
-        depth_range = None if self.depth_range is None else list(self.depth_range)
-        return {"depth_range": depth_range, "images": [list(row) for row in self._images], "skipped": self._skipped}
-
-    @classmethod
-    def from_state_dict(cls, state: Mapping[str, Any]) -> Self:
-        """The metric that `state_dict` described.
-
-        Raises:
-            InputError: it is something else.
-        """
-        try:
-            depth_range = state["depth_range"]
-            metric = cls(None if depth_range is None else (depth_range[0], depth_range[1]))
-            metric._images = [[float(v) for v in row] for row in state["images"]]
-            metric._skipped = int(state["skipped"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise InputError(f"this is no state of DepthMetrics ({error})") from None
-        return metric
 
 
 def _known(predicted: np.ndarray, target: np.ndarray) -> Bool[np.ndarray, "height width"]:

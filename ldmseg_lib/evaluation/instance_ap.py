@@ -3,7 +3,7 @@
 import contextlib
 import io
 from collections.abc import Iterable, Mapping
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int
@@ -13,9 +13,10 @@ from pycocotools.cocoeval import COCOeval
 
 from ..core.errors import InputError
 from .matching import Segments, match_segments
+from .streaming import StreamingMetric
 
 
-class InstanceAP:
+class InstanceAP(StreamingMetric):
     """AP50, AP75 and AP over IoU 0.50:0.95 of segments, averaged over classes.
 
     AP ranks predictions by a score. A panoptic map has none of its own: give each predicted segment a `score` (such as
@@ -28,6 +29,8 @@ class InstanceAP:
         class_agnostic: evaluate all segments, things and stuff, as one class.
         max_detections: the best so many predictions of an image count; None counts all (COCO's tables use 100).
     """
+
+    sums = ("_sizes", "_targets", "_predictions")
 
     def __init__(
         self,
@@ -67,13 +70,6 @@ class InstanceAP:
         self._sizes.append((target_ids.shape[0], target_ids.shape[1]))
         self._targets.append(targets)
         self._predictions.append(predictions)
-
-    def merge(self, other: Self) -> Self:
-        """Add the images of `other`; returns self."""
-        self._sizes += other._sizes
-        self._targets += other._targets
-        self._predictions += other._predictions
-        return self
 
     def compute(self) -> dict[str, Any]:
         """`ap50`, `ap75` and `ap` in [0, 1] with `n` evaluated classes, and `per_class`: {category id: AP50}.

@@ -1,6 +1,5 @@
 """One image's target and predicted segments, matched as COCO's panoptic evaluator matches them."""
 
-import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -9,13 +8,11 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from ..core.errors import InputError
+from ..data.pixels import ID_LIMIT
+from ..data.segment_maps import SegmentIndex, index_segments
 
 Crowd = Literal["official", "corrected"]
 Segments = Sequence[Mapping[str, Any]]
-
-NUM_IDS = 1 << 24
-VOID = 0
-_UNKNOWN_ROW, _VOID_ROW, _FIRST_ROW = 0, 1, 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,10 +61,8 @@ def match_segments(
     predictions, predicted_class = _listed(predicted_segments, class_of, "predicted")
     table = _contingency(target_ids, targets, predicted_ids, predictions)
 
-    target_area = table[_FIRST_ROW:].sum(1)
-    predicted_area = table[:, _FIRST_ROW:].sum(0)
-    on_void = table[_VOID_ROW, _FIRST_ROW:]
-    common = table[_FIRST_ROW:, _FIRST_ROW:]
+    target_area, predicted_area = table[1:].sum(1), table[:, 1:].sum(0)
+    on_void, common = table[0, 1:], table[1:, 1:]
     is_crowd = np.fromiter((s.get("iscrowd", 0) == 1 for s in target_segments), bool, len(target_segments))
 
     union = target_area[:, None] + (predicted_area - on_void)[None] - common
@@ -102,8 +97,8 @@ def _checked(ids: np.ndarray, what: str) -> np.ndarray:
         raise InputError(
             f"the {what} map is {ids.dtype} of shape {ids.shape}; give integer ids of shape (height, width)"
         )
-    if ids.size and (int(ids.min()) < 0 or int(ids.max()) >= NUM_IDS):
-        raise InputError(f"the {what} map has ids from {ids.min()} to {ids.max()}; ids lie in 0 .. {NUM_IDS - 1}")
+    if ids.size and (int(ids.min()) < 0 or int(ids.max()) >= ID_LIMIT):
+        raise InputError(f"the {what} map has ids from {ids.min()} to {ids.max()}; ids lie in 0 .. {ID_LIMIT - 1}")
     return ids
 
 
@@ -116,8 +111,8 @@ def _listed(segments: Segments, class_of: Mapping[int, int] | None, what: str) -
             if not isinstance(segment_id, np.integer):
                 raise InputError(f"a {what} segment has id {segment_id!r}; each needs an integer id")
             segment_id = int(segment_id)
-        if not 0 < segment_id < NUM_IDS:
-            raise InputError(f"{what} segment {segment_id} is out of range; ids lie in 1 .. {NUM_IDS - 1}, 0 is void")
+        if not 0 < segment_id < ID_LIMIT:
+            raise InputError(f"{what} segment {segment_id} is out of range; ids lie in 1 .. {ID_LIMIT - 1}, 0 is void")
         if segment_id in seen:
             raise InputError(f"{what} segment {segment_id} is listed twice; list each segment once")
         seen.add(segment_id)
@@ -139,68 +134,26 @@ def _listed(segments: Segments, class_of: Mapping[int, int] | None, what: str) -
     return np.array(ids, np.int64), np.array(classes, np.int64)
 
 
-_thread = threading.local()
-
-
-def _rows_by_id() -> np.ndarray:
-    """A table over all ids, this thread's own, all _UNKNOWN_ROW between uses; pages never touched take no memory."""
-    if not hasattr(_thread, "table"):
-        _thread.table = np.zeros(NUM_IDS, np.uint16)
-    return _thread.table
-
-
-def _rows(ids: np.ndarray, listed: np.ndarray) -> np.ndarray:
-    table = _rows_by_id()
-    try:
-        table[VOID] = _VOID_ROW
-        table[listed] = np.arange(_FIRST_ROW, _FIRST_ROW + len(listed))
-        return table[ids]
-    finally:
-        table[VOID] = _UNKNOWN_ROW
-        table[listed] = _UNKNOWN_ROW
-
-
 def _contingency(
     target_ids: np.ndarray, targets: np.ndarray, predicted_ids: np.ndarray, predictions: np.ndarray
-) -> Int[np.ndarray, "targets+2 predictions+2"]:
-    """Pixels per (target, prediction); the first rows and columns are unlisted ids (empty) and void.
-
-    Counted by runs: neighbours in a row of pixels mostly agree in both maps, so the lookup and the counting see some
-    thousand runs instead of all pixels, and nothing is sorted.
-    """
-    for segments, what in ((targets, "target"), (predictions, "predicted")):
-        if len(segments) + _FIRST_ROW > np.iinfo(np.uint16).max:
-            raise InputError(f"{len(segments)} {what} segments in one image; at most 65,533 are supported")
-    flat_targets, flat_predictions = target_ids.ravel(), predicted_ids.ravel()
-    shape = (len(targets) + _FIRST_ROW, len(predictions) + _FIRST_ROW)
-    changes = (flat_targets[1:] != flat_targets[:-1]) | (flat_predictions[1:] != flat_predictions[:-1])
-    ends = np.flatnonzero(changes)
-    if flat_targets.size:
-        ends = np.append(ends, flat_targets.size - 1)
-    lengths = np.diff(ends, prepend=-1)
-    run_targets, run_predictions = flat_targets[ends], flat_predictions[ends]
-    rows, columns = _rows(run_targets, targets), _rows(run_predictions, predictions)
-    keys = rows.astype(np.intp) * shape[1] + columns
-    # weights are doubles, exact up to 2**53 pixels
-    table = np.bincount(keys, lengths, shape[0] * shape[1]).astype(np.int64).reshape(shape)
-    _refuse_unlisted(table[_UNKNOWN_ROW], run_targets[rows == _UNKNOWN_ROW], "target")
-    _refuse_unlisted(table[:, _UNKNOWN_ROW], run_predictions[columns == _UNKNOWN_ROW], "predicted")
-    _refuse_absent(table.sum(1)[_FIRST_ROW:], targets, "target")
-    _refuse_absent(table.sum(0)[_FIRST_ROW:], predictions, "predicted")
-    return table
+) -> Int[np.ndarray, "targets+1 predictions+1"]:
+    """Pixels per (target, prediction); the first row and column are void."""
+    rows, columns = index_segments(target_ids, targets), index_segments(predicted_ids, predictions)
+    _refuse_other_ids(target_ids, rows, "target")
+    _refuse_other_ids(predicted_ids, columns, "predicted")
+    shape = (len(targets) + 1, len(predictions) + 1)
+    keys = rows.index.astype(np.intp) * shape[1] + columns.index
+    return np.bincount(keys.ravel(), minlength=shape[0] * shape[1]).reshape(shape)
 
 
-def _refuse_unlisted(pixels: np.ndarray, ids: np.ndarray, what: str) -> None:
-    if len(ids):
+def _refuse_other_ids(ids: np.ndarray, found: SegmentIndex, what: str) -> None:
+    if len(found.unknown):
         raise InputError(
-            f"{what} segment {_some(ids)} is on the map ({int(pixels.sum())} pixels) but not listed; "
-            "list it, or set its pixels to 0"
+            f"{what} segment {_some(found.unknown)} is on the map ({np.isin(ids, found.unknown).sum()} pixels) but not"
+            " listed; list it, or set its pixels to 0"
         )
-
-
-def _refuse_absent(areas: np.ndarray, listed: np.ndarray, what: str) -> None:
-    if (areas == 0).any():
-        raise InputError(f"{what} segment {_some(listed[areas == 0])} is listed but has no pixel on the map; drop it")
+    if len(found.absent):
+        raise InputError(f"{what} segment {_some(found.absent)} is listed but has no pixel on the map; drop it")
 
 
 def _some(ids: Iterable[int]) -> str:

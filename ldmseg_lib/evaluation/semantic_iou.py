@@ -1,15 +1,15 @@
 """Mean intersection over union of class maps."""
 
-from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int
 
 from ..core.errors import InputError
+from .streaming import StreamingMetric
 
 
-class SemanticIoU:
+class SemanticIoU(StreamingMetric):
     """Streaming mIoU over a data set: one confusion matrix, which any number of processes can add up.
 
     Class indices are 0 .. num_classes. Target pixels of `ignore_index` are left out; a prediction of `ignore_index`
@@ -24,6 +24,9 @@ class SemanticIoU:
         num_classes: the largest class index.
         ignore_index: the index of void.
     """
+
+    settings = ("num_classes", "ignore_index")
+    sums = ("confusion",)
 
     def __init__(self, num_classes: int, ignore_index: int = 0) -> None:
         if num_classes < 1:
@@ -57,17 +60,6 @@ class SemanticIoU:
         keys += predicted.ravel()
         self.confusion += np.bincount(keys, minlength=side * side).reshape(side, side)
 
-    def merge(self, other: Self) -> Self:
-        """Add what `other` counted; returns self.
-
-        Raises:
-            InputError: `other` has another number of classes or another ignore_index.
-        """
-        if (self.num_classes, self.ignore_index) != (other.num_classes, other.ignore_index):
-            raise InputError("these counts differ in num_classes or ignore_index; merge counts of one evaluation")
-        self.confusion += other.confusion
-        return self
-
     def compute(self) -> dict[str, Any]:
         """`{"miou", "n", "pixel_accuracy", "per_class": {index: IoU}}`, in [0, 1].
 
@@ -91,21 +83,3 @@ class SemanticIoU:
             "pixel_accuracy": int(hits.sum()) / total if total else None,
             "per_class": per_class,
         }
-
-    def state_dict(self) -> dict[str, Any]:
-        """Everything as plain JSON values."""
-        return {
-            "num_classes": self.num_classes,
-            "ignore_index": self.ignore_index,
-            "confusion": self.confusion.tolist(),
-        }
-
-    @classmethod
-    def from_state_dict(cls, state: Mapping[str, Any]) -> Self:
-        """The metric that `state_dict` described."""
-        try:
-            metric = cls(state["num_classes"], state["ignore_index"])
-            metric.confusion += np.array(state["confusion"], np.int64)
-        except (KeyError, TypeError, ValueError) as error:
-            raise InputError(f"this is no state of SemanticIoU ({error!r})") from None
-        return metric

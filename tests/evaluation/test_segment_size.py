@@ -50,7 +50,7 @@ def test_merging_equals_one_pass_through_json():
 
 
 def test_other_ranges_do_not_merge_and_must_increase():
-    with pytest.raises(InputError, match="ranges"):
+    with pytest.raises(InputError, match="edges"):
         SegmentSizeQuality((0, 5)).merge(SegmentSizeQuality((0, 6)))
     with pytest.raises(InputError, match="increasing"):
         SegmentSizeQuality((0, 5, 5))

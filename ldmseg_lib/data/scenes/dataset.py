@@ -1,6 +1,6 @@
-"""The embedded data set: drawn scenes written as a COCO panoptic folder with depth.
+"""The embedded data set: rendered scenes written as a COCO panoptic folder with depth.
 
-    python -m ldmseg_lib.data.scenes.dataset FOLDER --size 64 --train-scenes 4000 --val-scenes 256
+    python -m ldmseg_lib.data.scenes FOLDER --size 64 --train-scenes 4000 --val-scenes 256
 
 The folder holds images/*.jpg, panoptic/*.png (id = R + 256 G + 65536 B), depth/*.png (16 bit; inverse depth = value *
 `info.depth_scale`, 0 = infinitely far) and one panoptic_{split}.json for each split, written last: where it exists, the
@@ -11,7 +11,6 @@ import argparse
 import multiprocessing
 import os
 import shutil
-import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -24,7 +23,8 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from ...core import files
-from ...core.errors import DatasetError, InputError
+from ...core.errors import DatasetError, InputError, one_line_errors
+from ..segment_maps import index_segments, segment_boxes
 from .scene import CATEGORIES, VERSION, Scene, draw_scene
 
 SCENE_SEEDS = {
@@ -241,15 +241,13 @@ def _write_scene(folder: Path, image_id: int, scene: Scene) -> tuple[dict[str, A
     _save(depth_path, Image.fromarray(encode_depth(scene.inverse_depth)))
     height, width = scene.ids.shape
     image = {"id": image_id, "file_name": f"{name}.jpg", "width": width, "height": height}
-    segments = [segment | {"iscrowd": 0} | _extent(scene.ids == segment["id"]) for segment in scene.segments]
+    found = index_segments(scene.ids, np.array([segment["id"] for segment in scene.segments]))
+    boxes = segment_boxes(found.index, len(scene.segments)).tolist()
+    segments = [
+        segment | {"iscrowd": 0, "bbox": boxes[k], "area": int(found.areas[k])}
+        for k, segment in enumerate(scene.segments, 1)
+    ]
     return image, {"image_id": image_id, "file_name": f"{name}.png", "segments_info": segments}
-
-
-def _extent(mask: np.ndarray) -> dict[str, Any]:
-    """The bounding box [x, y, width, height] and the area of a mask that is not empty."""
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    x, y = int(columns[0]), int(rows[0])
-    return {"bbox": [x, y, int(columns[-1]) + 1 - x, int(rows[-1]) + 1 - y], "area": int(mask.sum())}
 
 
 def _save(path: Path, image: Image.Image, **options: Any) -> None:
@@ -262,10 +260,11 @@ def _save(path: Path, image: Image.Image, **options: Any) -> None:
         temporary.unlink(missing_ok=True)
 
 
+@one_line_errors
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; 0 on success, 2 for bad input."""
     parser = argparse.ArgumentParser(
-        prog="python -m ldmseg_lib.data.scenes.dataset",
+        prog="python -m ldmseg_lib.data.scenes",
         description="Draw the embedded data set: ray-cast scenes as a COCO panoptic folder with depth.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
@@ -277,13 +276,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--max-things", type=int, default=5, help="most things in a scene")
     parser.add_argument("--splits", nargs="+", default=["train", "val"], choices=list(SCENE_SEEDS), help="what to draw")
     parser.add_argument("--workers", type=int, help="processes; by default one for each available core")
-    try:
-        print(write_dataset(**vars(parser.parse_args(arguments))))
-    except InputError as error:
-        print(error, file=sys.stderr)
-        return 2
+    print(write_dataset(**vars(parser.parse_args(arguments))))
     return 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

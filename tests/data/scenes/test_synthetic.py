@@ -194,7 +194,7 @@ def test_the_command_draws_a_folder_and_refuses_bad_input_in_one_line(folder, tm
     command = [
         sys.executable,
         "-m",
-        "ldmseg_lib.data.scenes.dataset",
+        "ldmseg_lib.data.scenes",
         str(tmp_path / "scenes"),
         *options,
         "--workers",
