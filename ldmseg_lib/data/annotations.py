@@ -192,7 +192,7 @@ class _Parser:
             self.fault(f"file_name {name!r} must be the name of a file", image_id)
             return False
         try:
-            # links are judged when the file is read: to look at every file first takes minutes on a network disk
+            # links are checked when the file is read: to look at every file first takes minutes on a network disk
             if not is_plain(name):
                 inside(folder, name)
         except InputError as error:

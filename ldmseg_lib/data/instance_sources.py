@@ -37,7 +37,7 @@ def coco_instances(
 
     Raises:
         DatasetError: the JSON is missing, or an entry of it lacks what is needed. The segmentations themselves are
-            judged when an image is read.
+            checked when an image is read.
     """
     place = Path(annotations)
     document = read_json(place)

@@ -3,7 +3,7 @@
 OpenCV decodes ordinary photographs: it and Pillow use libjpeg-turbo, and the pixels are the same. Ordinary id PNGs
 (8-bit RGB) go through kornia-rs, a binding of Rust's png crate: one of 640x480 takes it 0.8 ms of a core, libspng
 (through pyspng; whose C library is no longer maintained) 2.1 ms, OpenCV 3.4 ms and Pillow 4.3 ms. What it refuses, the
-others read or name. Pillow takes everything else, and judges every file that does not end as its format says, because
+others read or name. Pillow takes everything else, and checks every file that does not end as its format says, because
 decoders may return a truncated file as if it were whole.
 """
 

@@ -1,4 +1,4 @@
-"""The images of a split, decoded and held against their annotations."""
+"""The images of a split, decoded and checked against their annotations."""
 
 import os
 from collections.abc import Callable

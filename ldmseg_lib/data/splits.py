@@ -41,5 +41,5 @@ def validation_crops(
 
 def _split(profile: Profile, root: str | Path, split: str, **options: Any) -> PanopticDataset:
     data = profile.data
-    shared = {"image_size": data.image_size, "num_ids": data.num_ids, "id_order": data.id_order}
+    shared: dict[str, Any] = {"image_size": data.image_size, "num_ids": data.num_ids, "id_order": data.id_order}
     return PanopticDataset(root, split, unlabelled=data.unlabelled, **shared, **options)

@@ -1,4 +1,4 @@
-"""What a split holds, in numbers: segments per image, their sizes, their classes."""
+"""Statistics of a split: segments per image, segment sizes and classes."""
 
 from typing import Any
 

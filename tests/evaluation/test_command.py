@@ -137,7 +137,7 @@ def test_a_full_disk_under_the_printed_table_is_one_line_and_the_json_is_written
     assert not json.loads((files.root / "out.json").read_text())["partial"]
 
 
-def test_real_folders_judged_against_themselves_are_perfect(shared_data, capsys, tmp_path):
+def test_real_folders_evaluated_against_themselves_are_perfect(shared_data, capsys, tmp_path):
     """Real annotations, crowd regions among them: read, paired and counted without a fault."""
     for name in ("nuclei", "coco_permissive"):
         annotations = str(shared_data / name / "panoptic_val.json")
