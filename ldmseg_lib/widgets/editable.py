@@ -86,7 +86,7 @@ class EditableSegmentation:
 
     @property
     def region(self) -> Bool[np.ndarray, "height width"]:
-        """True where the segmentation is hidden: what the model is to imagine anew."""
+        """True where the segmentation is hidden: what the model is to inpaint."""
         return self._history.region
 
     @property
@@ -150,11 +150,11 @@ class EditableSegmentation:
                 self._edited()
 
     def undo(self) -> bool:
-        """Take the last edit back; false when there is none."""
+        """Revert the last edit; false when there is none."""
         return self._travel(self._history.undo)
 
     def redo(self) -> bool:
-        """Do what was undone last once more; false when there is none."""
+        """Repeat the edit that was undone last; false when there is none."""
         return self._travel(self._history.redo)
 
     def _travel(self, move: Callable[[], bool]) -> bool:

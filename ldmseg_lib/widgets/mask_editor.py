@@ -1,4 +1,4 @@
-"""The mask editor: hide parts of a segmentation and let the model imagine them anew, by hand or from Python."""
+"""The mask editor: hide parts of a segmentation and inpaint them with the model, by hand or from Python."""
 
 import base64
 import contextlib
@@ -21,7 +21,7 @@ EVERYTHING_HIDDEN = "Everything is hidden: this is a fresh sample that uses the 
 NO_CANDIDATE = "There is no candidate: inpaint first."
 NO_MODEL = "No model is attached: give MaskEditor a pipeline to inpaint with."
 AT_WORK = "The model is already at work: wait for it, or cancel it first."
-NOTHING_HIDDEN = "Nothing is hidden: paint over what the model should imagine anew first."
+NOTHING_HIDDEN = "Nothing is hidden: first paint over what the model should inpaint."
 OUTDATED = "The segments were changed while the model worked: its result is dropped. Inpaint again."
 
 _IDLE: dict[str, Any] = {"running": False, "step": 0, "total": 0, "stage": ""}
@@ -30,14 +30,14 @@ _IDLE: dict[str, Any] = {"running": False, "step": 0, "total": 0, "stage": ""}
 class MaskEditor(EditableSegmentation):
     """Edit the segmentation of one image, in JupyterLab (display the editor) or from Python alone.
 
-    What is hidden (`region`) is what `run` imagines anew; every known pixel keeps its id. Each edit can be undone, and
-    is saved under `run_dir/name` at once; the same image and ids there are taken up again where they were left.
+    `run` inpaints the hidden `region`; every known pixel keeps its id. Each edit can be undone and is saved under
+    `run_dir/name` at once; a new editor of the same image and ids restores it.
 
     Args:
         image: uint8 [height, width, 3], floats in [0, 1] [3, height, width], or a PIL image; sides up to 4096 pixels.
         ids: whole numbers [height, width], 0 = void; below `pipeline.num_ids`, or 2**24 without a pipeline.
-        pipeline: what `run` asks: `encode_image(image)`, image float32 [3, height, width] in [0, 1], and `inpaint(...)`
-            as LDMSegPipeline has them. None: the editor draws and exports, and cannot inpaint.
+        pipeline: the model behind `run`: `encode_image(image)`, image float32 [3, height, width] in [0, 1], and
+            `inpaint(...)` as LDMSegPipeline has them. None: the editor draws and exports, and cannot inpaint.
         segments: dicts with at least `id` and `category_id`; with `categories`, COCO's dicts, they name what is shown
             and exported.
         run_dir: where edits are saved; None keeps them in memory only.
@@ -55,7 +55,7 @@ class MaskEditor(EditableSegmentation):
 
     @property
     def settings(self) -> InpaintSettings:
-        """Steps, candidates, seed and sampler of the last run, which the next one takes unless told otherwise."""
+        """Steps, candidates, seed and sampler of the last run: the defaults of the next one."""
         return self._settings
 
     @property
@@ -65,7 +65,7 @@ class MaskEditor(EditableSegmentation):
 
     @property
     def chosen(self) -> int:
-        """The candidate that `accept` takes."""
+        """The candidate that `accept` would use."""
         return self._chosen
 
     @property
@@ -81,7 +81,7 @@ class MaskEditor(EditableSegmentation):
         seed: int | None = None,
         sampler: str | None = None,
     ) -> list[Int[np.ndarray, "height width"]]:
-        """Imagine the hidden region anew and wait for it; what is not given stays as in the run before.
+        """Inpaint the hidden region and wait for the result; settings that are not given stay as in the previous run.
 
         Returns:
             The ids of each candidate, known pixels as they were; empty when it was cancelled.
@@ -199,7 +199,7 @@ class MaskEditor(EditableSegmentation):
             self._publish()
 
     def accept(self) -> None:
-        """Take the chosen candidate as the segmentation; nothing is hidden then. Can be undone."""
+        """Make the chosen candidate the segmentation; nothing is hidden then. Can be undone."""
         with self._open():
             if not self._candidates:
                 raise InputError(NO_CANDIDATE)
@@ -209,7 +209,7 @@ class MaskEditor(EditableSegmentation):
             self._edited()
 
     def discard(self) -> None:
-        """Let the candidates go; what is hidden stays hidden."""
+        """Discard the candidates; the hidden region stays hidden."""
         with self._open():
             self._set_candidates([])
             self._publish()
@@ -265,6 +265,11 @@ class MaskEditor(EditableSegmentation):
         self._view.show(arrays, self._state(), self._progress)
 
     def _state(self) -> dict[str, Any]:
+        samplers: list[str] = []
+        if self._pipeline is not None:
+            from ..diffusion.schedulers import SAMPLERS
+
+            samplers = list(SAMPLERS)
         names = {c["id"]: c.get("name", "") for c in self._categories}
         known = [*self._history.segments, *(s for c in self._candidates for s in c.segments or ())]
         height, width = self.ids.shape
@@ -277,7 +282,7 @@ class MaskEditor(EditableSegmentation):
             "candidates": [_summary(c.ids) for c in self._candidates],
             "chosen": self._chosen,
             "settings": asdict(self._settings),
-            "samplers": _samplers(self._pipeline),
+            "samplers": samplers,
             "model": self._pipeline is not None,
             "message": self._message,
             "saved": str(self._session.path) if self._session else "",
@@ -294,14 +299,3 @@ _REQUESTS = (
 def _summary(ids: Int[np.ndarray, "height width"]) -> str:
     count = len(np.unique(ids[ids > 0]))
     return f"{count} segment{'s' * (count != 1)}"
-
-
-def _samplers(pipeline: Any) -> list[str]:
-    """The samplers to choose from: the pipeline's own list, else all that the library has."""
-    if pipeline is None:
-        return []
-    if (own := getattr(pipeline, "samplers", None)) is not None:
-        return list(own)
-    from ..diffusion.schedulers import SAMPLERS
-
-    return list(SAMPLERS)

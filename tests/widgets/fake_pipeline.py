@@ -11,7 +11,6 @@ class FakePipeline:
     """Fills hidden pixels from the nearest known ones, bent by the candidate's generator, with one new disc."""
 
     num_ids = 32
-    samplers = ("ddim", "unipc")
 
     def __init__(self, *, delay: float = 0.0) -> None:
         self.delay = delay
