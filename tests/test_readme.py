@@ -1,6 +1,6 @@
-"""Every command of README.md: run at smoke size, or asked for its help, its plan or its estimate where it needs more.
+"""Every command of README.md, RESULTS.md and docs/: run at smoke size, or asked for its help, plan or estimate.
 
-A command that no rule below knows fails, so a new one in README needs a way to be tried.
+A command that no rule below knows fails, so a new one needs a way to be tried.
 """
 
 import importlib.util
@@ -22,7 +22,8 @@ from ldmseg_lib.core.files import write_json
 from ldmseg_lib.reproduction.stages import PARAMETERS
 
 ROOT = Path(__file__).parents[1]
-TEXT = (ROOT / "README.md").read_text()
+PAGES = [ROOT / "README.md", ROOT / "RESULTS.md", *sorted((ROOT / "docs").glob("*.md"))]
+TEXT = "\n\n".join(page.read_text() for page in PAGES)
 PROGRAMS = (
     "make",
     "python",
@@ -198,12 +199,17 @@ def test_a_command_that_needs_little_is_run(command: str, places: Path, smoke_da
     assert expected in shown
 
 
-def test_the_readme_s_python_runs(smoke_pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (code,) = re.findall(r"```python\n(.*?)```", TEXT, flags=re.DOTALL)
-    where = re.search(r'from_pretrained\("([^"]+)"\)', code)
-    assert where is not None
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_python_on_a_page_runs_as_written(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    smoke_pipeline.save_pretrained(tmp_path / where[1])
-    names = {"images": [np.full((40, 30, 3), 80, np.uint8)]}
-    exec(compile(code.replace("num_inference_steps=20", "num_inference_steps=2"), "README.md", "exec"), names)
-    assert (tmp_path / "predictions.json").is_file()
+    names: dict[str, object] = {"images": [np.full((40, 30, 3), 80, np.uint8)]}
+    for code in re.findall(r"```python\n(.*?)```", page.read_text(), flags=re.DOTALL):
+        exec(compile(code, page.name, "exec"), names)
+        assert (tmp_path / "predictions.json").is_file()
+
+
+def test_the_readme_is_short_and_its_links_lead_somewhere() -> None:
+    assert len((ROOT / "README.md").read_bytes()) <= 9000
+    for page in PAGES:
+        for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"

@@ -26,6 +26,7 @@ TABLES = ROOT / "tables"
 FIGURES = ROOT / "figures"
 SUPPLEMENT = TABLES / "supplement"
 README = ROOT / "README.md"
+RESULTS = ROOT / "RESULTS.md"
 
 
 def run_folder(profile_name: str, seed: int = 0) -> Path:

@@ -18,6 +18,7 @@ from ..core.errors import InputError, one_line_errors
 from ..experiments.records import Records, check_weights
 from .stage_keys import STAGES, ancestors, read_result
 from .stages import StageRun
+from .summary import summary
 from .tables import TABLES, Table
 
 # Whose budget a caption tells, and the section of the profile that says it.
@@ -41,7 +42,7 @@ _CAPTIONS = {
     "figure_own_dataset_best": "The best of the validation images: image, truth, prediction",
     "figure_own_dataset_worst": "The worst of them",
 }
-"""Of the figures in README, by file name; another figure is called by that."""
+"""Of the figures in RESULTS.md, by file name; another figure is called by that."""
 
 
 def load_results(run_dir: str | Path) -> dict[str, dict[str, Any]]:
@@ -244,15 +245,15 @@ def as_latex(text: pd.DataFrame, *, caption: str, label: str) -> str:
 def publish(run_dir: str | Path) -> list[Path]:
     """Write the tables of a run; for a run under runs/, bring tables, figures and records into the repository.
 
-    runs/demo goes to tables/demo (records in tables/demo/results) and figures/demo, and into README.md between its
-    marks `<!-- generated: demo -->` and `<!-- end -->`; so does any other run under runs/ that README.md has marks for.
-    A run elsewhere keeps its tables in its own folder.
+    runs/demo goes to tables/demo (records in tables/demo/results) and figures/demo, and into RESULTS.md between its
+    marks `<!-- generated: demo -->` and `<!-- end -->`, with a summary in README.md; so does any other run under runs/
+    that RESULTS.md has marks for. A run elsewhere keeps its tables in its own folder.
 
     Returns:
         The files written, all formats.
 
     Raises:
-        InputError: nothing is finished there, or README.md lacks its marks.
+        InputError: nothing is finished there, or RESULTS.md or README.md lacks its marks.
     """
     run_dir = Path(run_dir).resolve()
     mark = run_dir / "run.json"
@@ -270,9 +271,12 @@ def publish(run_dir: str | Path) -> list[Path]:
     for stage, record in results.items():
         written.append(paths.TABLES / name / "results" / f"{stage}.json")
         files.write_json(written[-1], record)
-    if name == "demo" or (paths.README.exists() and _mark(name).search(paths.README.read_text())):
+    if name == "demo" or (paths.RESULTS.exists() and _mark(name).search(paths.RESULTS.read_text())):
+        written.append(paths.RESULTS)
+        update_page(paths.RESULTS, name, results_block(results, paths.FIGURES / name))
+    if name == "demo":
         written.append(paths.README)
-        update_readme(paths.README, name, readme_block(results, paths.FIGURES / name))
+        update_page(paths.README, "summary", as_markdown(as_text(summary(results))))
     return written
 
 
@@ -290,11 +294,11 @@ def _own_notes(table: Table, results: Records) -> list[str]:
     return list(dict.fromkeys(note for notes in own for note in notes))
 
 
-def readme_block(results: Records, figures: Path) -> str:
-    """The generated part of README.md: tables, then the figures of `figures` that exist as PNG."""
+def results_block(results: Records, figures: Path) -> str:
+    """The generated part of RESULTS.md: tables, then the figures of `figures` that exist as PNG."""
     parts = []
     for table in possible_tables(results):
-        if table.in_readme:
+        if table.in_results:
             parts.append(f"**{table.title}**\n\n{as_markdown(as_text(table.build(results), table.decimals))}")
             parts += _findings(table, results)
             parts += [" ".join(notes)] if (notes := _own_notes(table, results)) else []
@@ -309,19 +313,19 @@ def _mark(name: str) -> re.Pattern[str]:
     return re.compile(rf"(<!-- generated: {re.escape(name)} -->\n)(.*?)(<!-- end -->)", flags=re.DOTALL)
 
 
-def update_readme(readme: Path, name: str, block: str) -> None:
-    """Put `block` between the marks that `readme` has for the run `name`; everything else stays.
+def update_page(page: Path, name: str, block: str) -> None:
+    """Put `block` between the marks that `page` has for `name`; everything else stays.
 
     Raises:
         InputError: the marks are not there.
     """
-    text = readme.read_text() if readme.exists() else ""
+    text = page.read_text() if page.exists() else ""
     mark = _mark(name)
     if not mark.search(text):
         raise InputError(
-            f"{readme} has no '<!-- generated: {name} -->' with '<!-- end -->' after it; put the two lines back"
+            f"{page} has no '<!-- generated: {name} -->' with '<!-- end -->' after it; put the two lines back"
         )
-    files.write_text(readme, mark.sub(lambda match: f"{match[1]}\n{block}\n\n{match[3]}", text, count=1))
+    files.write_text(page, mark.sub(lambda match: f"{match[1]}\n{block}\n\n{match[3]}", text, count=1))
 
 
 @one_line_errors

@@ -29,7 +29,7 @@ class Table:
     stages: tuple[str, ...]
     build: Callable[[Records], pd.DataFrame]
     decimals: Mapping[str, int] = field(default_factory=dict)  # per column; 1 where not given
-    in_readme: bool = True
+    in_results: bool = True
     findings: Callable[[Records], Sequence[str]] | None = None  # what the paper found and we did, in sentences
     also: tuple[str, ...] = ()  # stages whose results it shows too, where there are any
 
@@ -227,7 +227,7 @@ TABLES = {
             stages=(few_step_tables.STAGE,),
             build=few_step_tables.agreement_levels,
             decimals={"samples that agree": 0},
-            in_readme=False,
+            in_results=False,
         ),
         Table(
             name="mask_inpainting",
@@ -242,7 +242,7 @@ TABLES = {
             stages=("10_mask_inpainting",),
             build=mask_inpainting_rates,
             decimals={"rate": 0},
-            in_readme=False,
+            in_results=False,
         ),
         Table(
             name="table_s1",
@@ -275,7 +275,7 @@ TABLES = {
             build=step_tables.inference_time,
             decimals=step_tables.TIME_DECIMALS,
             findings=step_tables.inference_time_findings,
-            in_readme=False,
+            in_results=False,
         ),
         Table(
             name="sampler_frontier",
@@ -284,7 +284,7 @@ TABLES = {
             build=step_tables.sampler_frontier,
             decimals={"time [s]": 3},
             findings=step_tables.sampler_frontier_findings,
-            in_readme=False,
+            in_results=False,
         ),
         Table(
             name="denoising_trajectory",
@@ -307,7 +307,7 @@ TABLES = {
             build=component_tables.image_encoders,
             decimals={"steps": 0},
             findings=component_tables.image_encoders_findings,
-            in_readme=False,
+            in_results=False,
         ),
         Table(
             name="loss_components",
@@ -329,7 +329,7 @@ TABLES = {
             stages=(component_tables.STAGE,),
             build=component_tables.id_order_inpainting,
             decimals={"rate": 0},
-            in_readme=False,
+            in_results=False,
         ),
         Table(
             name="latent_resolution",

@@ -19,7 +19,7 @@ from ldmseg_lib.reproduction.results import (
     load_results,
     provenance,
     publish,
-    update_readme,
+    update_page,
 )
 
 AUTOENCODER, EVALUATION = "02_autoencoder", "05_panoptic_evaluation"
@@ -74,8 +74,10 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("RUNS", "TABLES", "FIGURES"):
         monkeypatch.setattr(paths, name, tmp_path / name.lower())
     monkeypatch.setattr(paths, "ROOT", tmp_path)
-    monkeypatch.setattr(paths, "README", tmp_path / "README.md")
-    (tmp_path / "README.md").write_text("before\n<!-- generated: demo -->\noutdated\n<!-- end -->\nafter\n")
+    for name, marks in (("README", "summary"), ("RESULTS", "demo")):
+        monkeypatch.setattr(paths, name, tmp_path / f"{name}.md")
+        page = f"before\n<!-- generated: {marks} -->\noutdated\n<!-- end -->\nafter\n"
+        (tmp_path / f"{name}.md").write_text(page)
     return tmp_path
 
 
@@ -257,11 +259,12 @@ def test_publishing_demo_brings_tables_figures_records_and_readme(repository: Pa
     assert {f.name for f in published.glob("*.*")} == {f.name for f in (run / "tables").iterdir()}
     assert load_results(run)[EVALUATION] == results.files.read_json(published / "results" / f"{EVALUATION}.json")
     assert (repository / "figures" / "demo" / "figure_s3.png").read_bytes() == b"picture"
-    readme = (repository / "README.md").read_text()
+    readme = (repository / "RESULTS.md").read_text()
     assert readme.startswith("before\n<!-- generated: demo -->\n") and readme.endswith("<!-- end -->\nafter\n")
     assert "| + both | 43.0 |" in readme and "](figures/demo/figure_s3.png)" in readme
     assert "**Figure S3. Held-out scenes" in readme
     assert "outdated" not in readme
+    assert "| this run, one sample of 20 steps | 8 | 43.0 |" in (repository / "README.md").read_text()
 
 
 def test_publishing_twice_changes_nothing(repository: Path) -> None:
@@ -273,13 +276,14 @@ def test_publishing_twice_changes_nothing(repository: Path) -> None:
 
 
 def test_other_profiles_leave_the_readme_alone(repository: Path) -> None:
-    before = (repository / "README.md").read_text()
+    pages = [repository / name for name in ("README.md", "RESULTS.md")]
+    before = [page.read_text() for page in pages]
     publish(make_run(repository / "runs" / "smoke", "smoke"))
-    assert (repository / "README.md").read_text() == before and (repository / "tables" / "smoke").is_dir()
+    assert [page.read_text() for page in pages] == before and (repository / "tables" / "smoke").is_dir()
 
 
 def test_another_run_comes_into_the_readme_where_that_has_marks_for_it(repository: Path) -> None:
-    readme = repository / "README.md"
+    readme = repository / "RESULTS.md"
     readme.write_text(readme.read_text() + "<!-- generated: mine -->\n<!-- end -->\nlast\n")
     publish(make_run(repository / "runs" / "mine"))
     first, _, second = readme.read_text().partition("<!-- generated: mine -->\n")
@@ -298,5 +302,5 @@ def test_what_cannot_be_published_is_said_in_one_line(repository: Path, capsys: 
     assert results.main(["publish", str(repository / "runs" / "empty")]) == 2
     (repository / "README.md").write_text("no marks")
     with pytest.raises(InputError, match="generated: demo"):
-        update_readme(repository / "README.md", "demo", "block")
+        update_page(repository / "README.md", "demo", "block")
     assert capsys.readouterr().err.count("\n") == 1

@@ -43,7 +43,8 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("checkout")
     shutil.copytree(paths.PROFILES, root / "notebooks" / "profiles")
     shutil.copytree(paths.SUPPLEMENT, root / "tables" / "supplement")
-    (root / "README.md").write_text("<!-- generated: demo -->\n<!-- end -->\n")
+    (root / "RESULTS.md").write_text("<!-- generated: demo -->\n<!-- end -->\n")
+    (root / "README.md").write_text("<!-- generated: summary -->\n<!-- end -->\n")
     for name in (FIRST, SECOND):
         cells = [
             new_markdown_cell(f"# {name}"),
@@ -92,7 +93,7 @@ def test_a_run_executes_the_notebooks_and_publishes(checkout: Path, finished: su
         assert any("computed" in str(cell.get("outputs")) for cell in executed.cells)
     assert "50.0" in (checkout / "tables" / "demo" / "ours_and_paper.md").read_text()
     assert (checkout / "tables" / "demo" / "results" / f"{FIRST}.json").exists()
-    assert "50.0" in (checkout / "README.md").read_text()
+    assert "50.0" in (checkout / "RESULTS.md").read_text()
 
 
 def test_the_terminal_shows_headings_progress_and_prints(finished: subprocess.CompletedProcess) -> None:
