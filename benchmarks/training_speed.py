@@ -25,7 +25,8 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 from ldmseg_lib.core.errors import InputError, one_line_errors
 from ldmseg_lib.core.files import write_json
 from ldmseg_lib.core.machine import device_name, package_versions
-from ldmseg_lib.core.profiles import Profile, TrainingProfile
+from ldmseg_lib.core.profiles import Profile
+from ldmseg_lib.core.sections import TrainingProfile
 from ldmseg_lib.data.splits import training_split
 from ldmseg_lib.models.autoencoder import build_autoencoder
 from ldmseg_lib.training import loop

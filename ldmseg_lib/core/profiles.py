@@ -4,73 +4,46 @@ A profile file holds all keys; an override changes single ones ("diffusion.train
 keys and values of another type are errors that name the key and the nearest valid one.
 """
 
-import contextlib
 import dataclasses
 import difflib
-import math
-import types
+import functools
+import json
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Self
 
 import yaml
+from pydantic import ConfigDict, TypeAdapter, ValidationError, model_validator
 
 from . import paths
 from .errors import ProfileError
-from .profile_checks import check_profile
-from .profile_sections import (
+from .sections import (
     AutoencoderProfile,
-    ComponentsProfile,
-    ConsistencyProfile,
     DataProfile,
     DenoiserProfile,
-    DenoisingStepsProfile,
     DiffusionProfile,
-    EncodingName,
-    EncodingsProfile,
     EvaluationProfile,
-    ImageAutoencoderProfile,
     ImageEncoderProfile,
     InpaintingProfile,
-    MAEProfile,
+)
+from .study_sections import (
+    ComponentsProfile,
+    ConsistencyProfile,
+    DenoisingStepsProfile,
+    EncodingsProfile,
     Mask2FormerProfile,
     MultitaskProfile,
     OwnDatasetProfile,
-    SelfDistillationProfile,
-    SelfDistilledProfile,
-    TrainingProfile,
 )
-
-__all__ = [
-    "AutoencoderProfile",
-    "ComponentsProfile",
-    "ConsistencyProfile",
-    "DataProfile",
-    "DenoiserProfile",
-    "DenoisingStepsProfile",
-    "DiffusionProfile",
-    "EncodingName",
-    "EncodingsProfile",
-    "EvaluationProfile",
-    "ImageAutoencoderProfile",
-    "ImageEncoderProfile",
-    "InpaintingProfile",
-    "MAEProfile",
-    "Mask2FormerProfile",
-    "MultitaskProfile",
-    "Profile",
-    "SelfDistillationProfile",
-    "SelfDistilledProfile",
-    "TrainingProfile",
-    "parse_overrides",
-]
 
 
 @dataclass(frozen=True)
 class Profile:
     """All settings of a run; `name` is the profile's, also when overrides changed values."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
     name: str
     data: DataProfile
@@ -87,6 +60,17 @@ class Profile:
     denoising_steps: DenoisingStepsProfile
     components: ComponentsProfile
     own_dataset: OwnDatasetProfile
+
+    @model_validator(mode="after")
+    def check(self) -> Self:
+        """Refuse images that the autoencoder cannot halve."""
+        size, channels = self.data.image_size, self.autoencoder.channels
+        if size % 2 ** (len(channels) - 1):
+            raise ValueError(
+                f"data.image_size {size} is no multiple of the autoencoder's factor {2 ** (len(channels) - 1)}"
+                f" (autoencoder.channels has {len(channels)} entries)"
+            )
+        return self
 
     @classmethod
     def load(cls, name_or_path: str | Path, overrides: Mapping[str, Any] | str | None = None) -> "Profile":
@@ -111,9 +95,7 @@ class Profile:
             raise ProfileError(f"{path}: holds no keys; start from a copy of notebooks/profiles/demo.yaml")
         for key, value in parse_overrides(overrides).items():
             _override(values, key, value)
-        profile = _build(cls, {"name": path.stem, **values}, "")
-        check_profile(profile)
-        return profile
+        return _validated({"name": path.stem, **values})
 
 
 def parse_overrides(overrides: Mapping[str, Any] | str | None) -> dict[str, Any]:
@@ -146,28 +128,19 @@ def _split_outside_brackets(text: str) -> list[str]:
     return [part.strip() for part in [*parts, text[start:]] if part.strip()]
 
 
-def _override(values: dict, key: str, value: Any) -> None:
+def _override(values: dict[str, Any], key: str, value: Any) -> None:
     *parents, last = str(key).split(".")
-    place, kind = values, cast(Any, Profile)
-    for depth, parent in enumerate(parents):
-        kind = _fields(kind, ".".join(parents[:depth])).get(parent) if dataclasses.is_dataclass(kind) else None
-        if kind is None or not isinstance(place.get(parent), dict):
+    for parent in parents:
+        if not isinstance(values.get(parent), dict):
             raise ProfileError(f"unknown profile key {key!r}; {_nearest(key, _all_keys(Profile))}")
         # a copy: two sections may be one and the same in YAML (`training: *training`)
-        place[parent] = dict(place[parent])
-        place = place[parent]
-    if dataclasses.is_dataclass(kind) and last not in _fields(kind, key):
-        raise ProfileError(f"unknown profile key {key!r}; {_nearest(key, _all_keys(Profile))}")
-    place[last] = value
-
-
-def _fields(kind: Any, _key: str) -> dict[str, Any]:
-    return typing.get_type_hints(kind)
+        values[parent] = values = dict(values[parent])
+    values[last] = value
 
 
 def _all_keys(kind: Any, prefix: str = "") -> list[str]:
     keys = []
-    for name, field_type in _fields(kind, prefix).items():
+    for name, field_type in typing.get_type_hints(kind).items():
         keys += _all_keys(field_type, f"{prefix}{name}.") if dataclasses.is_dataclass(field_type) else [prefix + name]
     return keys
 
@@ -178,40 +151,41 @@ def _nearest(word: str, valid: list[str]) -> str:
     return f"did you mean {' or '.join(map(repr, near))}?" if near else f"valid ones are {', '.join(valid)}"
 
 
-def _build(kind: Any, values: Any, where: str) -> Any:
-    if not isinstance(values, dict):
-        raise ProfileError(f"profile key {where!r} must hold keys, not {values!r}")
-    fields = _fields(kind, where)
-    prefix = f"{where}." if where else ""
-    for key in values:
-        if key not in fields:
-            raise ProfileError(f"unknown profile key {prefix + str(key)!r}; {_nearest(str(key), list(fields))}")
-    missing = [key for key in fields if key not in values]
-    if missing:
-        raise ProfileError(f"profile key {prefix + missing[0]!r} is missing")
-    return kind(**{key: _convert(fields[key], values[key], prefix + key) for key in fields})
+def check_profile(profile: Profile) -> None:
+    """Raise ProfileError for the first invalid value of a profile changed in code; the message names its key."""
+    _validated(dataclasses.asdict(profile))
 
 
-def _convert(kind: Any, value: Any, key: str) -> Any:
-    """`value` as the annotated type `kind`, or a ProfileError that names the key and the type."""
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if dataclasses.is_dataclass(kind):
-        return _build(kind, value, key)
-    if origin in (typing.Union, types.UnionType):
-        if value is None:
-            return None
-        return _convert(next(a for a in arguments if a is not type(None)), value, key)
-    if origin is Literal and value in arguments:
-        return value
-    if origin is tuple and isinstance(value, list | tuple):
-        return tuple(_convert(arguments[0], item, key) for item in value)
-    if origin is dict and isinstance(value, dict):
-        return {_convert(str, k, key): _convert(arguments[1], v, key) for k, v in value.items()}
-    if kind is float and isinstance(value, int | float | str) and not isinstance(value, bool):
-        with contextlib.suppress(ValueError):  # YAML reads 1e-3, without a dot, as text
-            if math.isfinite(float(value)):
-                return float(value)
-    if kind in (int, str, bool) and type(value) is kind:
-        return value
-    wanted = " or ".join(map(repr, arguments)) if origin is Literal else getattr(kind, "__name__", str(kind))
-    raise ProfileError(f"profile key {key!r} must be {wanted}, not {value!r}")
+@functools.cache
+def _adapter() -> TypeAdapter[Profile]:
+    return TypeAdapter(Profile)
+
+
+def _validated(values: Mapping[str, Any]) -> Profile:
+    """The profile of nested `values`. As JSON, so that lists become tuples while all other types are strict."""
+    try:
+        return _adapter().validate_json(json.dumps(values, default=str))
+    except ValidationError as error:
+        raise ProfileError(_message(error.errors(include_url=False))) from None
+    except TypeError as error:
+        raise ProfileError(f"the keys of a profile are words ({error})") from None
+
+
+def _message(errors: Sequence[Any]) -> str:
+    """The first of pydantic's errors in a sentence; unknown keys come first, as a misspelt key is missing too."""
+    error = next((e for e in errors if e["type"] == "unexpected_keyword_argument"), errors[0])
+    key, kind = ".".join(map(str, error["loc"])), error["type"]
+    if kind == "unexpected_keyword_argument":
+        return f"unknown profile key {key!r}; {_nearest(key, _all_keys(Profile))}"
+    if kind == "missing":
+        return f"profile key {key!r} is missing"
+    if kind == "value_error":
+        return ".".join(filter(None, [key, str(error["ctx"]["error"])]))
+    if kind == "too_short":
+        return f"profile key {key!r} must have at least one entry"
+    wanted = error["msg"].partition(" should ")[2]
+    if kind == "literal_error":
+        wanted = f"be {error['ctx']['expected'].replace(', ', ' or ')}"
+    if kind == "dataclass_type":
+        wanted = "hold keys"
+    return f"profile key {key!r} must {wanted}, not {error['input']!r}"

@@ -18,8 +18,8 @@ from .errors import StageError
 
 # Modules whose change makes no other result; those that a stage declares itself stay in.
 NOT_COMPUTING = (
-    *(f"core.{name}" for name in ("errors", "files", "machine", "paths", "profile_checks", "profile_sections")),
-    *("core.profiles", "core.sources", "pipeline.model_card", "pipeline.pretrained", "pipeline.segment_colors"),
+    *(f"core.{name}" for name in ("errors", "files", "machine", "paths", "profiles", "sections")),
+    *("core.sources", "core.study_sections", "pipeline.model_card", "pipeline.pretrained", "pipeline.segment_colors"),
     *(f"experiments.{name}.plots" for name in ("components", "denoising_steps", "encodings", "few_steps", "multitask")),
     *("experiments.plots", "experiments.supplement", "reproduction", "training.launch", "widgets"),
 )

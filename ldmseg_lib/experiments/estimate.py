@@ -15,7 +15,8 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from ..core.files import write_json
-from ..core.profiles import Profile, TrainingProfile
+from ..core.profiles import Profile
+from ..core.sections import TrainingProfile
 from ..models.autoencoder import build_autoencoder
 from .components.rows import TABLE_S3, Variant, component_rows, variant_profile
 from .encodings.study import TABLE_S1, encoding_profile

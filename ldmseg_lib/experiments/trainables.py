@@ -9,7 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..core.profiles import Profile, TrainingProfile
+from ..core.profiles import Profile
+from ..core.sections import TrainingProfile
 from ..data.splits import training_split
 from ..models.autoencoder import MaskAutoencoder, load_autoencoder
 from ..pipeline.ldmseg import LDMSegPipeline

@@ -13,7 +13,7 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
-from ..core.profiles import ImageAutoencoderProfile
+from ..core.study_sections import ImageAutoencoderProfile
 from ..core.randomness import torch_generator
 from ..data.panoptic import PanopticDataset, collate
 from .loop import TrainingRecord, train

@@ -21,7 +21,8 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
 from ..core.errors import CheckpointError, InputError
-from ..core.profiles import Profile, TrainingProfile
+from ..core.profiles import Profile
+from ..core.sections import TrainingProfile
 from ..core.randomness import torch_generator
 from .checkpoint import (
     CheckpointFolder,

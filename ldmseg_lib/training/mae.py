@@ -14,8 +14,9 @@ from torch.utils.data import Dataset
 from transformers import ViTMAEConfig, ViTMAEForPreTraining, ViTMAEModel
 
 from ..core.errors import InputError
-from ..core.profiles import MAEProfile, Profile
+from ..core.profiles import Profile
 from ..core.randomness import torch_generator
+from ..core.study_sections import MAEProfile
 from ..data.panoptic import collate
 from ..models.image_encoders import IMAGENET_MEAN, IMAGENET_STD
 from .loop import TrainingRecord, seen_settings, train

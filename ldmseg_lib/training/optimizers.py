@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from ..core.profiles import TrainingProfile
+from ..core.sections import TrainingProfile
 from .sharding import laid_out_as
 
 # Jordan's quintic, which brings all singular values near 1 in five rounds.

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset
 from transformers import Dinov2Config, Dinov2Model
 
-from ..core.profiles import SelfDistillationProfile
+from ..core.study_sections import SelfDistillationProfile
 from ..core.randomness import torch_generator
 from ..data.panoptic import collate
 from ..models.image_encoders import IMAGENET_MEAN, IMAGENET_STD

@@ -207,7 +207,7 @@ def test_a_missing_section_is_named(tmp_path):
 
 
 def test_an_unknown_key_of_a_file_is_named_with_the_nearest(tmp_path):
-    with pytest.raises(ProfileError, match=r"'data\.num_idz'; did you mean 'num_ids'"):
+    with pytest.raises(ProfileError, match=r"'data\.num_idz'; did you mean 'data\.num_ids'"):
         Profile.load(written(tmp_path, lambda values: values["data"].update(num_idz=3)))
 
 

@@ -5,8 +5,7 @@ import dataclasses
 import pytest
 
 from ldmseg_lib.core.errors import ProfileError
-from ldmseg_lib.core.profile_checks import check_profile
-from ldmseg_lib.core.profiles import Profile
+from ldmseg_lib.core.profiles import Profile, check_profile
 from ldmseg_lib.experiments.components.rows import TABLE_S3, Variant, component_rows, variant_profile
 from ldmseg_lib.experiments.supplement import supplement
 

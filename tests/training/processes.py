@@ -23,10 +23,10 @@ from safetensors.torch import save_file
 from torch.distributed.tensor import DTensor
 
 from ldmseg_lib.core.files import read_json, write_json
-from ldmseg_lib.core.profiles import Profile, TrainingProfile
+from ldmseg_lib.core.profiles import Profile
+from ldmseg_lib.core.sections import TrainingProfile
 from ldmseg_lib.data.splits import training_split
-from ldmseg_lib.experiments.segmentation import SegmentationScores
-from ldmseg_lib.experiments.sharded import merge_processes, process_share
+from ldmseg_lib.experiments.segmentation import SegmentationScores, process_share
 from ldmseg_lib.models.autoencoder import MaskAutoencoder
 from ldmseg_lib.training import checkpoint
 from ldmseg_lib.training.diffusion import train_diffusion
@@ -196,7 +196,8 @@ def together(folder: str) -> None:
             train(objective, dataset, settings(**changes), Path(folder) / name, seed=0, collate=collate, on_log=look)
             save_file(weights(objective), Path(folder) / f"{name}-{rank}.safetensors")
             write_json(Path(folder) / f"{name}-{rank}.json", {"seen": dataset.seen, "held": held})
-            scores = merge_processes(scores_of(process_share(range(11))))
+            scores = scores_of(process_share(range(11)))
+            scores.merge_processes()
             write_json(Path(folder) / f"scores-{rank}.json", scores.compute())
 
         processes = [start(lambda rank=rank: process(rank)) for rank in (0, 1)]

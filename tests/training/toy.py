@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from ldmseg_lib.core.profiles import TrainingProfile
 from ldmseg_lib.core.randomness import torch_generator
+from ldmseg_lib.core.sections import TrainingProfile
 
 SETTINGS = {
     "steps": 8,

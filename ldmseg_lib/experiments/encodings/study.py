@@ -11,8 +11,7 @@ from typing import Any
 
 import torch
 
-from ...core.profile_checks import check_profile
-from ...core.profiles import Profile
+from ...core.profiles import Profile, check_profile
 from ...core.randomness import derive_seed
 from ...data.splits import training_split, validation_crops
 from ...models.encodings import get_encoding
