@@ -1,4 +1,4 @@
-"""Result records as tables read them, and the check that their weights were made by the run they stand for."""
+"""Result records as tables read them, and the check that their weights come from the run itself."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -18,6 +18,19 @@ _EARLIER = re.compile(r"notebook (\d\d) of this run")
 def percent(fraction: float | None) -> float | None:
     """A fraction as percent; None stays None."""
     return None if fraction is None else 100.0 * fraction
+
+
+def quality_columns(
+    scores: Mapping[str, Any], keys: Iterable[str] = ("pq", "sq", "rq"), *, things_and_stuff: bool = False
+) -> dict[str, float | None]:
+    """Table columns, in percent, of {"class_agnostic", "panoptic", "miou"} as `SegmentationScores.compute` returns."""
+    keys, panoptic = tuple(keys), scores["panoptic"]
+    return {
+        **{f"class-agn. {key.upper()}": percent(scores["class_agnostic"]["All"][key]) for key in keys},
+        "mIoU": percent(scores["miou"]),
+        **{key.upper(): percent(panoptic["All"][key]) for key in keys},
+        **{f"PQ {name.lower()}": percent(panoptic[name]["pq"]) for name in ("Things", "Stuff") if things_and_stuff},
+    }
 
 
 def check_weights(results: Records, stages: Iterable[str]) -> None:

@@ -1,4 +1,4 @@
-"""Judging a pipeline on a validation split: sample once, then decode and score in as many ways as asked."""
+"""Evaluation of a pipeline on a validation split: sample once, then decode and score in any number of ways."""
 
 import functools
 from collections.abc import Iterator, Mapping, Sequence
@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate.state import PartialState
+from accelerate.utils import gather_object
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -29,54 +31,58 @@ class Cleaning:
 ARG_MAX = Cleaning(threshold=0.0, min_area=0)
 
 
+def agnostic_segments(ids: np.ndarray) -> list[dict[str, int]]:
+    """The segments of an id map, 0 being void, as class-agnostic PQ reads them."""
+    return [{"id": int(i), "category_id": 1} for i in np.unique(ids) if i]
+
+
 class InstanceScores:
     """Class-agnostic PQ of the instance ids, before classes are voted and before equal stuff is merged."""
 
     def __init__(self, dataset: PanopticDataset) -> None:
-        self.quality = PanopticQuality(dataset.categories, class_agnostic=True)
+        self.metric = PanopticQuality(dataset.categories, class_agnostic=True)
 
     def update(self, truth: GroundTruth, output: PanopticOutput, index: int) -> None:
         """Add the `index`-th image of `output`, whose ground truth is `truth`."""
         ids = output.instance_ids[index]
-        found = [{"id": int(i), "category_id": 1} for i in np.unique(ids) if i]
-        self.quality.update(truth.ids, truth.segments, ids, found)
+        self.metric.update(truth.ids, truth.segments, ids, agnostic_segments(ids))
 
     def compute(self) -> dict[str, Any]:
         """{"class_agnostic": as `PanopticQuality.compute`}."""
-        return {"class_agnostic": self.quality.compute()}
+        return {"class_agnostic": self.metric.compute()}
 
 
 class PanopticScores:
     """PQ of the merged panoptic map."""
 
     def __init__(self, dataset: PanopticDataset) -> None:
-        self.quality = PanopticQuality(dataset.categories)
+        self.metric = PanopticQuality(dataset.categories)
 
     def update(self, truth: GroundTruth, output: PanopticOutput, index: int) -> None:
         """Add the `index`-th image of `output`, whose ground truth is `truth`."""
-        self.quality.update(truth.ids, truth.segments, output.ids[index], output.segments[index])
+        self.metric.update(truth.ids, truth.segments, output.ids[index], output.segments[index])
 
     def compute(self) -> dict[str, Any]:
         """{"panoptic": as `PanopticQuality.compute`}."""
-        return {"panoptic": self.quality.compute()}
+        return {"panoptic": self.metric.compute()}
 
 
 class SemanticScores:
     """mIoU of the semantic map."""
 
     def __init__(self, dataset: PanopticDataset) -> None:
-        self.overlap = SemanticIoU(dataset.num_classes)
+        self.metric = SemanticIoU(dataset.num_classes)
         self.class_index = dataset.class_index
 
     def update(self, truth: GroundTruth, output: PanopticOutput, index: int) -> None:
         """Add the `index`-th image of `output`, whose ground truth is `truth`."""
         predicted = output.semantic[index]
         assert predicted is not None  # the semantic task was asked for
-        self.overlap.update(semantic_map(truth, self.class_index), predicted)
+        self.metric.update(semantic_map(truth, self.class_index), predicted)
 
     def compute(self) -> dict[str, Any]:
         """{"miou", "iou" of each class}."""
-        semantic = self.overlap.compute()
+        semantic = self.metric.compute()
         return {"miou": semantic["miou"], "iou": semantic["per_class"]}
 
 
@@ -95,6 +101,40 @@ class SegmentationScores:
         """{"class_agnostic", "panoptic"} as `PanopticQuality.compute`, {"miou", "iou"} of the semantic map."""
         return {name: value for part in self.parts for name, value in part.compute().items()}
 
+    def merge_processes(self) -> None:
+        """Add up the counts of all processes, each of which must call it: the same bits as one process would count."""
+        for part in self.parts:
+            states = gather_object([part.metric.state_dict()])
+            part.metric, *others = map(type(part.metric).from_state_dict, states)  # type: ignore[assignment]
+            for other in others:
+                part.metric.merge(other)  # type: ignore[arg-type]
+
+
+def process_share(indices: Sequence[int]) -> Sequence[int]:
+    """This process's part of `indices`: every n-th, from its own number on. All of them when it is alone."""
+    state = PartialState()
+    return indices[state.process_index :: state.num_processes]
+
+
+def group_scores(found: Mapping[str, Any]) -> dict[str, Any]:
+    """`SegmentationScores.compute` without the scores of single classes, most of a result file's size."""
+    return {
+        "class_agnostic": {"All": found["class_agnostic"]["All"]},
+        "panoptic": {name: found["panoptic"][name] for name in ("All", "Things", "Stuff")},
+        "miou": found["miou"],
+    }
+
+
+def instance_maps(output: PanopticOutput, count: int | None = None) -> PanopticOutput:
+    """The instance ids of the first `count` images of `output` (None: all) as predictions without classes."""
+    maps = output.instance_ids[:count]
+    segments = []
+    for ids in maps:
+        found, areas = np.unique(ids[ids > 0], return_counts=True)
+        segments.append([{"id": int(i), "category_id": None, "area": int(a)} for i, a in zip(found, areas)])
+    nothing = [None] * len(maps)
+    return PanopticOutput(maps, segments, maps, list(nothing), list(nothing), output.categories)
+
 
 def semantic_map(truth: GroundTruth, class_index: Mapping[int, int]) -> np.ndarray:
     """Class indices [H, W] of a ground truth, 0 where it is void."""
@@ -105,7 +145,7 @@ def semantic_map(truth: GroundTruth, class_index: Mapping[int, int]) -> np.ndarr
 
 @dataclass
 class Sampled:
-    """Clean latents of a group of images, one entry an image or a tile, with what it takes to decode and judge them."""
+    """Clean latents of a group of images, one entry an image or a tile, with what decoding and scoring need."""
 
     truths: list[GroundTruth]
     latents: dict[str, Tensor]
@@ -126,7 +166,7 @@ class Sampled:
         )
 
 
-def _keep(steps: list[list[dict[str, Tensor]]], step: int, estimates: dict[str, Tensor]) -> None:
+def _append(steps: list[list[dict[str, Tensor]]], step: int, estimates: dict[str, Tensor]) -> None:
     steps[step].append(estimates)
 
 
@@ -166,7 +206,7 @@ def sample_split(
                 tasks=tasks,
                 num_inference_steps=num_inference_steps,
                 sampler=sampler,
-                on_estimate=functools.partial(_keep, steps) if keep_estimates else None,
+                on_estimate=functools.partial(_append, steps) if keep_estimates else None,
             )
             estimates = [{task: torch.cat([part[task] for part in parts]) for task in tasks} for parts in steps]
             yield Sampled(group, latents, [truth.ids.shape for truth in group], estimates, tile_size)
@@ -174,34 +214,19 @@ def sample_split(
 
 
 def evaluate_segmentation(
-    pipeline: LDMSegPipeline,
-    dataset: PanopticDataset,
-    *,
-    seed: int,
-    num_inference_steps: int,
-    batch_size: int,
-    cleanings: Mapping[str, Cleaning],
-    sampler: str | None = None,
-    tile_size: int | None = None,
+    pipeline: LDMSegPipeline, dataset: PanopticDataset, *, cleanings: Mapping[str, Cleaning], **sampling: Any
 ) -> tuple[dict[str, dict[str, Any]], dict[str, PanopticOutput]]:
     """Scores of every way of cleaning, all from the same samples, and the predictions themselves.
 
-    Arguments are those of `sample_split`; the minimum area is asked of whole images, the threshold of each tile.
+    `sampling` are the arguments of `sample_split`; the minimum area applies to whole images, the threshold to each
+    tile.
 
     Returns:
         ({name: scores as `SegmentationScores.compute`}, {name: predictions in the data set's order}).
     """
     scores = {name: SegmentationScores(dataset) for name in cleanings}
     outputs = {name: PanopticOutput() for name in cleanings}
-    for group in sample_split(
-        pipeline,
-        dataset,
-        seed=seed,
-        num_inference_steps=num_inference_steps,
-        batch_size=batch_size,
-        sampler=sampler,
-        tile_size=tile_size,
-    ):
+    for group in sample_split(pipeline, dataset, **sampling):
         for name, cleaning in cleanings.items():
             output = group.decode(pipeline, cleaning)
             for index, truth in enumerate(group.truths):

@@ -53,7 +53,7 @@ def study(run, overrides, **changes) -> ComponentStudy:
     stage = open_stage(NAME, profile="smoke", run_dir=run, overrides=overrides)
     # changes are not given to the stage: opened with other settings, it would clear its folder
     profile = Profile.load("smoke", overrides | changes)
-    return ComponentStudy(profile, stage.data_root, run / "kept", data_key=stage.key_of("01_dataset"))
+    return ComponentStudy(profile, stage.data_root, run / "cache", data_key=stage.key_of("01_dataset"))
 
 
 def test_rows_that_are_trained_alike_share_a_training(run, metrics):
@@ -62,7 +62,7 @@ def test_rows_that_are_trained_alike_share_a_training(run, metrics):
     used = {row["training"] for name in ("table_s3", "rows", "id_orders") for row in metrics[name]}
     used |= {entry["prediction"]["training"] for entry in metrics["latents"]}
     # reconstructive, base; noise with and without weight, x0, v; self-conditioning; by position; other latents
-    assert len(used) == 9 == len(list((run / "kept").glob("diffusion-*")))
+    assert len(used) == 9 == len(list((run / "cache").glob("diffusion-*")))
     groups = {(row["group"], row["name"]): row["training"] for row in metrics["rows"]}
     assert groups["order of ids", "random (the paper)"] == groups["self-conditioning", "off"] == folders[2]
 
@@ -71,7 +71,7 @@ def test_scheduler_and_average_change_the_scores_and_not_the_training(run, metri
     known = study(run, overrides)
     first, second = (row for row in metrics["table_s3"] if row["encoder"] == "image_autoencoder")
     assert (first["averaged"], second["averaged"]) == (False, True)
-    folder = run / "kept" / first["training"]
+    folder = run / "cache" / first["training"]
     assert (folder / "pipeline").is_dir() and (folder / "pipeline_last").is_dir()
     assert known.settings.diffusion.training.ema_decay is not None
 
@@ -87,7 +87,7 @@ def test_the_vit_lies_in_the_stage_s_folder_as_transformers_wrote_it(run, overri
     model = Dinov2Model.from_pretrained(run / NAME / "vit")
     settings = Profile.load("smoke", overrides).components.vit
     assert (model.config.hidden_size, model.config.patch_size) == (settings.hidden_size, settings.patch_size)
-    (vae,) = (run / "kept").glob("image_autoencoder-*/vae")
+    (vae,) = (run / "cache").glob("image_autoencoder-*/vae")
     assert AutoencoderKL.from_pretrained(vae).config.latent_channels == 4
 
 
@@ -102,7 +102,7 @@ def test_tables_and_figures_are_made_of_the_result_alone(run, tmp_path):
 
 
 def test_after_a_crash_nothing_finished_is_done_again(run, metrics, overrides, monkeypatch):
-    """With everything kept, no training and no sampling is needed for the whole result."""
+    """With everything cached, no training and no sampling is needed for the whole result."""
     for name in ("train_diffusion", "train_autoencoder", "train_image_autoencoder", "train_self_distilled_vit"):
         monkeypatch.setattr(f"ldmseg_lib.experiments.components.study.{name}", pytest.fail)
     for name in ("score_segmentation", "evaluate_inpainting"):
@@ -145,7 +145,7 @@ def test_its_key_follows_its_settings_and_no_other_stage_s_does():
     }
 
 
-def test_the_kept_vit_and_its_encoder_agree(run, overrides):
+def test_the_cached_vit_and_its_encoder_agree(run, overrides):
     """What the denoiser was conditioned on is the file that other notebooks read."""
     from ldmseg_lib.experiments.components.rows import Variant, variant_profile
     from ldmseg_lib.models.image_encoders import build_image_encoder

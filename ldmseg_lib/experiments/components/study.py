@@ -1,7 +1,6 @@
-"""Notebook 07's computation: train what `components` compares, each training once, and judge all on the same noise.
+"""Notebook 07's computation: run each training of `rows` once and evaluate all models with the same noise.
 
-Trainings and scores are kept in `<run folder>/kept` by key (`kept_work`), so that a crash or a changed table costs
-nothing that was finished.
+Trainings and scores are cached by key in `<run folder>/cache`, so that a crash or a changed table repeats nothing.
 """
 
 import shutil
@@ -28,8 +27,8 @@ from ...training.autoencoder import train_autoencoder
 from ...training.diffusion import train_diffusion
 from ...training.image_autoencoder import train_image_autoencoder
 from ...training.self_distillation import train_self_distilled_vit
+from ..cache import CachedResult, cached_result
 from ..inpainting import Drop, evaluate_inpainting
-from ..kept_work import KeptWork, keep_work
 from ..segmentation import Cleaning
 from .feature_probe import feature_pictures, probe_features
 from .rows import TABLE_S3, ComponentRow, EncoderName, Variant, component_rows, variant_profile
@@ -37,14 +36,14 @@ from .size_scores import score_reconstruction, score_segmentation
 
 OnLog = Callable[[Mapping[str, float]], None]
 
-# honest names: what an encoder is when it was made here, and when it came from elsewhere
-MADE_HERE = {
+# labels of an encoder trained by the study, and of a pretrained one
+TRAINED = {
     "image_autoencoder": "small AutoencoderKL, reconstructs the images",
     "vit": "small ViT, self-distilled on the images",
 }
-FETCHED = {"image_autoencoder": "AutoencoderKL {}", "vit": "Dinov2Model {}"}
+PRETRAINED = {"image_autoencoder": "AutoencoderKL {}", "vit": "Dinov2Model {}"}
 
-# whose sources decide whether finished work still stands
+# whose sources are part of a cached result's key
 _MODULES = (
     "training.image_autoencoder",
     "training.self_distillation",
@@ -61,19 +60,19 @@ class ComponentStudy:
     Args:
         profile: its section `components` says what is trained and how much.
         root: the data folder.
-        kept: where finished work is kept.
-        data_key: tells one data folder from another.
-        seed: of everything drawn.
-        device: where pipelines are judged.
-        trained_on_photographs: what the pipelines say of themselves.
-        on_log: gives a training of that title what it calls with its logged values.
+        cache: folder of the cached trainings and scores.
+        data_key: identifies the data folder.
+        seed: of all random numbers.
+        device: where pipelines are evaluated.
+        trained_on_photographs: stored in the pipelines.
+        on_log: returns, for a training's title, a callback for its logged values.
     """
 
     def __init__(
         self,
         profile: Profile,
         root: str | Path,
-        kept: str | Path,
+        cache: str | Path,
         *,
         data_key: str,
         seed: int = 0,
@@ -81,7 +80,7 @@ class ComponentStudy:
         trained_on_photographs: bool = False,
         on_log: Callable[[str], OnLog | None] | None = None,
     ) -> None:
-        self.profile, self.settings, self.root, self.kept = profile, profile.components, root, Path(kept)
+        self.profile, self.settings, self.root, self.cache = profile, profile.components, root, Path(cache)
         self.data_key, self.seed, self.device = data_key, seed, device
         self.trained_on_photographs = trained_on_photographs
         self._on_log = on_log or (lambda title: None)
@@ -92,68 +91,62 @@ class ComponentStudy:
         self.cleaning = Cleaning(profile.evaluation.threshold, profile.components.min_area)
         self.rows: list[ComponentRow] = component_rows(self.settings)
 
-    def _keep(self, name: str, module: str, ingredients: Mapping[str, Any], work: Callable[[Path], Any]) -> KeptWork:
-        content = {
-            "seed": self.seed,
-            "data": self.data_key,
-            "splits": asdict(self._plain.data) | {"workers": None},
-            **ingredients,
-        }
-        return keep_work(self.kept, name, ingredients=content, sources=self._sources[module], work=work)
+    def _cached(
+        self, name: str, module: str, ingredients: Mapping[str, Any], work: Callable[[Path], Any]
+    ) -> CachedResult:
+        splits = asdict(self._plain.data) | {"workers": None}
+        content = {"seed": self.seed, "data": self.data_key, "splits": splits, **ingredients}
+        return cached_result(self.cache, name, ingredients=content, sources=self._sources[module], work=work)
+
+    def _training_split(self, profile: Profile) -> PanopticDataset:
+        return training_split(profile, self.root, seed=self.seed)
 
     # image encoders
 
-    def encoder(self, name: EncoderName) -> KeptWork | None:
+    def encoder(self, name: EncoderName) -> CachedResult | None:
         """The training of the image encoder `name`; None where the profile names a checkpoint."""
         settings = getattr(self.settings, name)
         if settings.pretrained is not None:
             return None
-        trainings: dict[EncoderName, tuple[Callable[..., Any], str]] = {
-            "image_autoencoder": (train_image_autoencoder, "training.image_autoencoder"),
-            "vit": (train_self_distilled_vit, "training.self_distillation"),
-        }
-        train, module = trainings[name]
+        train: Callable[..., Any]
+        if name == "vit":
+            train, module = train_self_distilled_vit, "training.self_distillation"
+        else:
+            train, module = train_image_autoencoder, "training.image_autoencoder"
 
         def work(folder: Path) -> dict[str, Any]:
-            _, record = train(
-                settings,
-                training_split(self._plain, self.root, seed=self.seed),
-                folder,
-                self.seed,
-                workers=self.profile.data.workers,
-                on_log=self._on_log(name),
-            )
-            return asdict(record)
+            split, workers = self._training_split(self._plain), self.profile.data.workers
+            return asdict(train(settings, split, folder, self.seed, workers=workers, on_log=self._on_log(name))[1])
 
-        return self._keep(name, module, {"settings": effective_settings(asdict(settings))}, work)
+        return self._cached(name, module, {"settings": effective_settings(asdict(settings))}, work)
 
     def encoder_source(self, name: EncoderName) -> str:
         """Folder or hub name of the image encoder's weights."""
-        kept = self.encoder(name)
-        if kept is None:
+        cached = self.encoder(name)
+        if cached is None:
             return getattr(self.settings, name).pretrained
-        return str(kept.folder / "vit" if name == "vit" else kept.folder)
+        return str(cached.folder / "vit" if name == "vit" else cached.folder)
 
     def describe_encoder(self, name: EncoderName) -> dict[str, Any]:
         """Label, origin, size and training of an image encoder, for the result."""
-        kept, source = self.encoder(name), getattr(self.settings, name).pretrained
+        cached, source = self.encoder(name), getattr(self.settings, name).pretrained
         built = build_image_encoder(variant_profile(self.profile, Variant(name), encoder=self.encoder_source(name)))
         return {
-            "label": MADE_HERE[name] if kept else FETCHED[name].format(source),
-            "weights": "trained by this notebook" if kept else source,
+            "label": TRAINED[name] if cached else PRETRAINED[name].format(source),
+            "weights": "trained by this notebook" if cached else source,
             "out_channels": built.out_channels,
             "parameters": sum(p.numel() for p in built.parameters()),
-            "training": kept.record if kept else None,
+            "training": cached.record if cached else None,
             "probe": probe_features(
                 built.eval().to(self.device),
-                training_split(self._plain, self.root, seed=self.seed),
+                self._training_split(self._plain),
                 self.val_set,
                 cells=self.settings.image_size // 2 ** (len(self.settings.autoencoder.channels) - 1),
             ),
         }
 
     def save_feature_pictures(self, file: str | Path, *, count: int = 4) -> None:
-        """Write what both image encoders make of the first held-out images, an array by title (`feature_pictures`)."""
+        """Write pictures of both image encoders' features on the first held-out images (`feature_pictures`)."""
         vae = load_pretrained(
             AutoencoderKL, self.encoder_source("image_autoencoder"), subfolder="vae", key="image_autoencoder.pretrained"
         )
@@ -165,55 +158,49 @@ class ComponentStudy:
 
     # mask autoencoders and diffusion models
 
-    def autoencoder(self, *, other_latents: bool = False) -> tuple[MaskAutoencoder, KeptWork]:
+    def autoencoder(self, *, other_latents: bool = False) -> tuple[MaskAutoencoder, CachedResult]:
         """The mask autoencoder, of the section's own or of the other latents."""
         changed = variant_profile(self.profile, Variant(other_latents=other_latents), encoder="")
 
         def work(folder: Path) -> dict[str, Any]:
-            _, record = train_autoencoder(
-                changed,
-                training_split(changed, self.root, seed=self.seed),
-                folder,
-                seed=self.seed,
-                on_log=self._on_log("autoencoder"),
-            )
-            return asdict(record)
+            split, on_log = self._training_split(changed), self._on_log("autoencoder")
+            return asdict(train_autoencoder(changed, split, folder, seed=self.seed, on_log=on_log)[1])
 
         settings = {"settings": effective_settings(asdict(changed.autoencoder))}
-        kept = self._keep("autoencoder", "training.autoencoder", settings, work)
-        return MaskAutoencoder.from_pretrained(kept.folder / "autoencoder").eval(), kept
+        cached = self._cached("autoencoder", "training.autoencoder", settings, work)
+        return MaskAutoencoder.from_pretrained(cached.folder / "autoencoder").eval(), cached
 
-    def train(self, variant: Variant) -> KeptWork:
+    def train(self, variant: Variant) -> CachedResult:
         """The diffusion model of `variant`: its folder holds pipeline/ (averaged) and pipeline_last/."""
         encoder, source = self.encoder(variant.encoder), self.encoder_source(variant.encoder)
-        autoencoder, kept_autoencoder = self.autoencoder(other_latents=variant.other_latents)
+        autoencoder, cached_autoencoder = self.autoencoder(other_latents=variant.other_latents)
         changed = variant_profile(self.profile, variant, encoder=source)
 
         def work(folder: Path) -> dict[str, Any]:
-            dataset = training_split(changed, self.root, seed=self.seed)
+            dataset = self._training_split(changed)
             _, record = train_diffusion(
                 changed,
                 dataset,
                 {"mask": autoencoder},
                 folder,
                 seed=self.seed,
-                features=self._cache(variant.encoder, changed, dataset),
+                features=self._feature_cache(variant.encoder, changed, dataset),
                 trained_on_photographs=self.trained_on_photographs,
                 on_log=self._on_log("diffusion"),
             )
             return asdict(record)
 
         ingredients = {
-            # the folder where an encoder of this run lies says nothing about it
+            # the path of an encoder trained by this run is not part of its identity
             "image_encoder": [encoder.key if encoder else source, asdict(changed.image_encoder) | {"pretrained": None}],
-            "autoencoder": kept_autoencoder.key,
+            "autoencoder": cached_autoencoder.key,
             "id_order": variant.id_order,
             "denoiser": asdict(changed.denoiser),
             "diffusion": effective_settings(asdict(changed.diffusion)),
         }
-        return self._keep("diffusion", "training.diffusion", ingredients, work)
+        return self._cached("diffusion", "training.diffusion", ingredients, work)
 
-    def _cache(self, name: EncoderName, changed: Profile, dataset: PanopticDataset) -> FeatureCache | None:
+    def _feature_cache(self, name: EncoderName, changed: Profile, dataset: PanopticDataset) -> FeatureCache | None:
         """One cache for all trainings with this image encoder: together they visit each image many times."""
         if name not in self._features:
             training = changed.diffusion.training
@@ -222,7 +209,7 @@ class ComponentStudy:
             self._features[name] = cache_that_pays(build_image_encoder(changed), dataset, visits=visits)
         return self._features[name]
 
-    def _pipeline(self, training: KeptWork, *, averaged: bool = True) -> LDMSegPipeline:
+    def _pipeline(self, training: CachedResult, *, averaged: bool = True) -> LDMSegPipeline:
         pipeline = LDMSegPipeline.from_pretrained(training.folder / ("pipeline" if averaged else "pipeline_last"))
         pipeline.set_progress_bar_config(disable=True)
         return pipeline.to(self.device)
@@ -237,27 +224,21 @@ class ComponentStudy:
         sampling: dict[str, Any] = {
             "sampler": sampler,
             "num_inference_steps": steps or self.settings.num_inference_steps,
-            "cleaning": self.cleaning,
-            "area_edges": self.settings.area_edges,
         }
+        sampling |= {"cleaning": self.cleaning, "area_edges": self.settings.area_edges}
 
         def work(_folder: Path) -> dict[str, Any]:
-            return score_segmentation(
-                self._pipeline(training, averaged=averaged),
-                self.val_set,
-                seed=self.seed,
-                batch_size=self.profile.evaluation.batch_size,
-                **sampling,
-            )
+            pipeline, batch_size = self._pipeline(training, averaged=averaged), self.profile.evaluation.batch_size
+            return score_segmentation(pipeline, self.val_set, seed=self.seed, batch_size=batch_size, **sampling)
 
         ingredients = {"training": training.key, "averaged": averaged, "images": len(self.val_set)}
         ingredients |= sampling | {"cleaning": asdict(self.cleaning)}
-        kept = self._keep("scores", "experiments.components.size_scores", ingredients, work)
-        made = {"training": training.folder.name, "sampler": sampler, "steps": sampling["num_inference_steps"]}
-        return made | {"averaged": averaged, "loss": training.record["final_loss"], "scores": kept.record}
+        cached = self._cached("scores", "experiments.components.size_scores", ingredients, work)
+        made = {"training": training.folder.name, "sampler": sampler, "steps": steps}
+        return made | {"averaged": averaged, "loss": training.record["final_loss"], "scores": cached.record}
 
     def inpainting(self, variant: Variant) -> list[dict[str, Any]]:
-        """What a variant's model makes of partly known segmentations (see `evaluate_inpainting`)."""
+        """Scores of a variant's model on partly known segmentations (see `evaluate_inpainting`)."""
         training, settings = self.train(variant), self.settings
         drops = [Drop(block, rate) for block in settings.inpainting_blocks for rate in settings.inpainting_rates]
 
@@ -277,13 +258,17 @@ class ComponentStudy:
             )
             return {"conditions": conditions}
 
-        ingredients: dict[str, Any] = {"training": training.key, "drops": [asdict(drop) for drop in drops]}
-        ingredients |= {"images": settings.inpainting_images, "steps": settings.inpainting_steps}
-        ingredients |= {"cleaning": asdict(self.cleaning)}
-        return self._keep("inpainting", "experiments.inpainting", ingredients, work).record["conditions"]
+        ingredients = {
+            "training": training.key,
+            "drops": [asdict(drop) for drop in drops],
+            "images": settings.inpainting_images,
+            "steps": settings.inpainting_steps,
+            "cleaning": asdict(self.cleaning),
+        }
+        return self._cached("inpainting", "experiments.inpainting", ingredients, work).record["conditions"]
 
     def reconstruction(self, *, other_latents: bool) -> dict[str, Any]:
-        """What an autoencoder alone makes of true segmentations (see `score_reconstruction`), and its factor."""
+        """Scores of an autoencoder's reconstructions (see `score_reconstruction`), and its downsampling factor."""
         autoencoder, training = self.autoencoder(other_latents=other_latents)
         scores = score_reconstruction(
             autoencoder.to(self.device), self.val_set, cleaning=self.cleaning, area_edges=self.settings.area_edges
@@ -293,10 +278,10 @@ class ComponentStudy:
     # everything
 
     def run(self) -> dict[str, Any]:
-        """Train and judge everything.
+        """Train and evaluate everything.
 
         Returns:
-            "encoders" by name; "table_s3", "rows" and "id_orders": lists of `scores` with what they are of;
+            "encoders" by name; "table_s3", "rows" and "id_orders": lists of `scores` with their row's name;
             "inpainting": by order of ids; "latents": the two resolutions; "images", "weights", "notes".
         """
         encoders = {name: self.describe_encoder(name) for name in ("image_autoencoder", "vit")}
@@ -334,14 +319,14 @@ class ComponentStudy:
             f"each {name} {training.steps} steps of batch {training.batch_size}" for name, training in trainings.items()
         )
         return (
-            f"Images and masks at {self.settings.image_size} px, {steps}; judged on the first {len(self.val_set)}"
+            f"Images and masks at {self.settings.image_size} px, {steps}; evaluated on the first {len(self.val_set)}"
             " held-out images at their own size."
         )
 
     def export_vit(self, folder: str | Path) -> Path | None:
-        """A copy of the ViT made here at `folder`, as transformers saves a Dinov2Model; None where it was fetched."""
-        kept = self.encoder("vit")
-        if kept is None:
+        """Copy the ViT trained here to `folder`, as transformers saves a Dinov2Model; None for a pretrained one."""
+        cached = self.encoder("vit")
+        if cached is None:
             return None
-        shutil.copytree(kept.folder / "vit", folder, dirs_exist_ok=True)
+        shutil.copytree(cached.folder / "vit", folder, dirs_exist_ok=True)
         return Path(folder)

@@ -10,8 +10,7 @@ from tqdm.auto import tqdm
 from ...data.panoptic import PanopticDataset
 from ...pipeline.ldmseg import LDMSegPipeline
 from ...pipeline.output import PanopticOutput
-from ..instance_maps import instance_maps
-from ..segmentation import ARG_MAX, Cleaning, Sampled, SegmentationScores, sample_split
+from ..segmentation import ARG_MAX, Cleaning, Sampled, SegmentationScores, group_scores, instance_maps, sample_split
 from .timing import Precision, autocast
 from .trajectory import TrajectoryStatistics
 
@@ -112,7 +111,7 @@ def evaluate_runs(
                 _follow(statistics, pipeline, group, judged[0] - place)
             place += len(group.truths)
         for number, score in scores.items():
-            rows.append({"sampler": run.sampler, "steps": run.steps, "images": number, **_without_classes(score)})
+            rows.append({"sampler": run.sampler, "steps": run.steps, "images": number, **group_scores(score.compute())})
         trajectory = statistics.compute() if statistics is not None else trajectory
     return rows, outputs, trajectory
 
@@ -125,17 +124,6 @@ def _drawn(groups: Iterator[Sampled], device: torch.device, precision: Precision
         if group is None:
             return
         yield group
-
-
-def _without_classes(score: SegmentationScores) -> dict[str, Any]:
-    """The scores but for those of single classes, which nothing shows and which would be most of the result file."""
-    found = score.compute()
-    groups = ("All", "Things", "Stuff")
-    return {
-        "class_agnostic": {"All": found["class_agnostic"]["All"]},
-        "panoptic": {name: found["panoptic"][name] for name in groups},
-        "miou": found["miou"],
-    }
 
 
 def _follow(statistics: TrajectoryStatistics, pipeline: LDMSegPipeline, group: Sampled, count: int) -> None:

@@ -17,7 +17,7 @@ from ...pipeline.consensus import Agreement, sample_agreement, voted
 from ...pipeline.ldmseg import LDMSegPipeline
 from ...pipeline.output import PanopticOutput
 from ...pipeline.segment_colors import matched_ids
-from ..segmentation import SegmentationScores
+from ..segmentation import SegmentationScores, group_scores
 
 IdMap = Int[np.ndarray, "height width"]
 
@@ -70,20 +70,12 @@ class AgreementScores:
             if row.sum()
         ]
         return {
-            "scores": {name: _groups(score.compute()) for name, score in self.scores.items()},
+            "scores": {name: group_scores(score.compute()) for name, score in self.scores.items()},
             "levels": levels,
             "auroc": _auroc(self.pixels),
             "correlation": _spearman(self.images),
             "images": len(self.images),
         }
-
-
-def _groups(found: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        "class_agnostic": {"All": found["class_agnostic"]["All"]},
-        "panoptic": {name: found["panoptic"][name] for name in ("All", "Things", "Stuff")},
-        "miou": found["miou"],
-    }
 
 
 def _auroc(pixels: Int[np.ndarray, "levels 2"]) -> float | None:
