@@ -14,13 +14,14 @@ from torch import Tensor, nn
 
 from ..core.profiles import Profile
 from ..core.randomness import torch_generator
-from ..data.panoptic import PanopticDataset, collate
+from ..data.panoptic import PanopticDataset
 from ..diffusion.tasks import TASKS, known_cells
 from ..models.affinity import Affinity, AffinityPooling
 from ..models.autoencoder import MaskAutoencoder
 from ..models.feature_cache import FeatureCache
 from ..models.image_encoders import ImageEncoder
 from .loop import TrainingRecord, seen_settings, train
+from .objective import ImageObjective
 
 _DRAWS = 4  # timesteps a sample; the noise itself is averaged over exactly
 
@@ -49,7 +50,7 @@ def affinity_error(
     return (errors * known).sum(1) / known.sum(1).clamp(min=1)
 
 
-class AffinityObjective(nn.Module):
+class AffinityObjective(ImageObjective):
     """The affinity of image features by the denoising error of pooling alone.
 
     Args:
@@ -69,20 +70,16 @@ class AffinityObjective(nn.Module):
         seed: int,
         features: FeatureCache | None = None,
     ) -> None:
-        super().__init__()
-        self.trained, self.frozen = nn.ModuleDict({"affinity": pooling}), nn.ModuleDict({"mask": autoencoder})
+        super().__init__({"affinity": pooling}, seed=seed)
+        self.frozen = nn.ModuleDict({"mask": autoencoder})
         (self.trained if image_encoder.trainable else self.frozen)["image_encoder"] = image_encoder
         self.frozen.requires_grad_(False).eval()
-        self.seed, self.features = seed, features
+        self.features = features
 
     def train(self, mode: bool = True) -> "AffinityObjective":
         super().train(mode)
         self.frozen.eval()
         return self
-
-    def normalisers(self, batch: Mapping[str, Any]) -> dict[str, float]:
-        """Images: the loss is a mean over samples and their known cells."""
-        return {"images": len(batch["image"])}
 
     def forward(self, batch: Mapping[str, Any], totals: Mapping[str, float]) -> dict[str, Tensor]:
         """The loss of a batch."""
@@ -94,7 +91,9 @@ class AffinityObjective(nn.Module):
         return {"loss": errors.sum() / totals["images"]}
 
 
-def encode_batch(encoder: ImageEncoder | nn.Module, batch: Mapping[str, Any], side: int, features: FeatureCache | None):
+def encode_batch(
+    encoder: ImageEncoder | nn.Module, batch: Mapping[str, Any], side: int, features: FeatureCache | None
+) -> Tensor:
     """The image latents [batch, channels, side, side] of a batch; `features` are kept ones of a frozen encoder."""
     if features is None:
         return encoder(batch["image"], (side, side))
@@ -121,7 +120,6 @@ def pretrain_affinity(
         settings,
         folder,
         seed=seed,
-        collate=collate,
         workers=profile.data.workers,
         title="affinity",
         identity=seen_settings(profile, "denoiser", "image_encoder"),

@@ -5,18 +5,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..core.errors import InputError
 from ..core.profiles import Profile
-from ..core.randomness import torch_generator
 from ..data.panoptic import PanopticDataset, collate
 from ..diffusion.losses import point_cross_entropy, point_mask_losses, segment_index
 from ..models.autoencoder import MaskAutoencoder, build_autoencoder
 from .loop import TrainingRecord, seen_settings, train
+from .objective import ImageObjective
 
 
-class AutoencoderObjective(nn.Module):
+class AutoencoderObjective(ImageObjective):
     """Reconstruction of id maps: at random an image's instance map (ids permuted) or its semantic map (ids fixed).
 
     Args:
@@ -29,33 +29,25 @@ class AutoencoderObjective(nn.Module):
     def __init__(
         self, autoencoder: MaskAutoencoder, *, num_points: int, semantic_fraction: float = 0.0, seed: int = 0
     ) -> None:
-        super().__init__()
-        self.trained = nn.ModuleDict({"autoencoder": autoencoder})
-        self.num_points, self.semantic_fraction, self.seed = num_points, semantic_fraction, seed
-
-    def _generators(self, batch: Mapping[str, Any], purpose: str) -> list[torch.Generator]:
-        keys = zip(batch["image_id"], batch["visit"], strict=True)
-        return [torch_generator(self.seed, purpose, image_id, visit) for image_id, visit in keys]
+        super().__init__({"autoencoder": autoencoder}, seed=seed)
+        self.num_points, self.semantic_fraction = num_points, semantic_fraction
 
     def target(self, batch: Mapping[str, Any]) -> Tensor:
         """The id map that each sample is to reproduce, [batch, height, width]."""
-        draws = torch.stack([torch.rand((), generator=g) for g in self._generators(batch, "map")])
+        draws = torch.stack([torch.rand((), generator=g) for g in self.generators(batch, "map")])
         semantic = (draws < self.semantic_fraction).to(batch["ids"].device)
         return torch.where(semantic[:, None, None], batch["semantic"], batch["ids"])
 
     def normalisers(self, batch: Mapping[str, Any]) -> dict[str, float]:
         """Images, and segments of their targets."""
-        return {"images": len(batch["ids"]), "segments": len(segment_index(self.target(batch))[0])}
+        return super().normalisers(batch) | {"segments": len(segment_index(self.target(batch))[0])}
 
     def forward(self, batch: Mapping[str, Any], totals: Mapping[str, float]) -> dict[str, Tensor]:
         """Loss terms of a batch; the decoder sees a sample of the latent distribution."""
         autoencoder, target = self.trained["autoencoder"], self.target(batch)
         distribution = autoencoder.encode(target)
-        generators = self._generators(batch, "bottleneck")
-        noise = torch.stack([torch.randn(distribution.mean.shape[1:], generator=g) for g in generators])
-        logits = autoencoder.decode(distribution.sample(noise.to(distribution.mean)))
-        generators = self._generators(batch, "points")
-        settings: dict[str, Any] = {"num_points": self.num_points, "generators": generators}
+        logits = autoencoder.decode(distribution.sample(self.noise_like(distribution.mean, batch, "bottleneck")))
+        settings: dict[str, Any] = {"num_points": self.num_points, "generators": self.generators(batch, "points")}
         cross_entropy = point_cross_entropy(logits, target, **settings).sum() / totals["images"]
         bce, dice = (term / max(1.0, totals["segments"]) for term in point_mask_losses(logits, target, **settings))
         return {"loss": cross_entropy + bce + dice, "cross_entropy": cross_entropy, "bce": bce, "dice": dice}
@@ -124,14 +116,27 @@ def train_autoencoder(
         settings.training,
         folder,
         seed=seed,
-        collate=collate,
         workers=profile.data.workers,
         title="mask autoencoder",
         identity=seen_settings(profile, "autoencoder"),
         on_log=on_log,
     )
+    save_autoencoder(autoencoder, profile, dataset, folder)
+    return autoencoder, record
+
+
+def save_autoencoder(
+    autoencoder: MaskAutoencoder,
+    profile: Profile,
+    dataset: PanopticDataset,
+    folder: str | Path,
+    *,
+    target: Callable[[Mapping[str, Any]], Tensor] = id_maps,
+) -> None:
+    """Give a trained autoencoder the profile's latent scale, or a measured one, and save it to `folder`/autoencoder."""
+    settings = profile.autoencoder
     autoencoder.eval()
     if settings.latent_scale is None:
-        autoencoder.register_to_config(latent_scale=settings.latent_std / measure_latent_std(autoencoder, dataset))
+        std = measure_latent_std(autoencoder, dataset, target=target)
+        autoencoder.register_to_config(latent_scale=settings.latent_std / std)
     autoencoder.save_pretrained(Path(folder) / "autoencoder")
-    return autoencoder, record

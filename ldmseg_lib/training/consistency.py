@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core.profiles import ConsistencyProfile, DiffusionProfile, Profile
-from ..data.panoptic import PanopticDataset, collate
+from ..data.panoptic import PanopticDataset
 from ..diffusion.losses import consistency_loss
 from ..diffusion.schedulers import build_sampler, set_timesteps
 from ..models.autoencoder import MaskAutoencoder
@@ -133,7 +133,6 @@ def train_consistency(
         settings.training,
         folder,
         seed=seed,
-        collate=collate,
         workers=profile.data.workers,
         title="consistency distillation",
         identity=seen_settings(profile, "consistency"),

@@ -9,18 +9,18 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..core.profiles import Profile
-from ..core.randomness import torch_generator
-from ..data.panoptic import PanopticDataset, collate
+from ..data.panoptic import PanopticDataset
 from ..diffusion.tasks import TASKS
 from ..models.autoencoder import MaskAutoencoder, build_autoencoder
-from .autoencoder import measure_latent_std
+from .autoencoder import save_autoencoder
 from .loop import TrainingRecord, seen_settings, train
+from .objective import ImageObjective
 
 
-class DepthAutoencoderObjective(nn.Module):
+class DepthAutoencoderObjective(ImageObjective):
     """Reconstruction of relative inverse depth at every known pixel.
 
     Args:
@@ -29,23 +29,14 @@ class DepthAutoencoderObjective(nn.Module):
     """
 
     def __init__(self, autoencoder: MaskAutoencoder, *, seed: int = 0) -> None:
-        super().__init__()
-        self.trained = nn.ModuleDict({"autoencoder": autoencoder})
-        self.seed = seed
-
-    def normalisers(self, batch: Mapping[str, Any]) -> dict[str, float]:
-        """Images."""
-        return {"images": len(batch["image"])}
+        super().__init__({"autoencoder": autoencoder}, seed=seed)
 
     def forward(self, batch: Mapping[str, Any], totals: Mapping[str, float]) -> dict[str, Tensor]:
         """The loss of a batch; the decoder sees a sample of the latent distribution, as for masks."""
         autoencoder, target = self.trained["autoencoder"], TASKS["depth"].target(batch)
         distribution = autoencoder.encode(target)
-        keys = zip(batch["image_id"], batch["visit"], strict=True)
-        streams = [torch_generator(self.seed, "depth bottleneck", image_id, visit) for image_id, visit in keys]
-        noise = torch.stack([torch.randn(distribution.mean.shape[1:], generator=stream) for stream in streams])
-        size = (target.shape[1], target.shape[2])
-        found = autoencoder.decode(distribution.sample(noise.to(distribution.mean)), size)[:, 0]
+        noise = self.noise_like(distribution.mean, batch, "depth bottleneck")
+        found = autoencoder.decode(distribution.sample(noise), (target.shape[1], target.shape[2]))[:, 0]
         return {"loss": depth_errors_of(found, target).sum() / totals["images"]}
 
 
@@ -83,15 +74,10 @@ def train_depth_autoencoder(
         profile.multitask.depth_autoencoder,
         folder,
         seed=seed,
-        collate=collate,
         workers=profile.data.workers,
         title="depth autoencoder",
         identity=seen_settings(profile, "autoencoder"),
         on_log=on_log,
     )
-    autoencoder.eval()
-    if profile.autoencoder.latent_scale is None:
-        std = measure_latent_std(autoencoder, dataset, target=TASKS["depth"].target)
-        autoencoder.register_to_config(latent_scale=profile.autoencoder.latent_std / std)
-    autoencoder.save_pretrained(Path(folder) / "autoencoder")
+    save_autoencoder(autoencoder, profile, dataset, folder, target=TASKS["depth"].target)
     return autoencoder, record

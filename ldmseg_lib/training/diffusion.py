@@ -12,8 +12,7 @@ from torch import Tensor, nn
 
 from ..core.errors import InputError
 from ..core.profiles import DiffusionProfile, Profile
-from ..core.randomness import torch_generator
-from ..data.panoptic import PanopticDataset, collate
+from ..data.panoptic import PanopticDataset
 from ..diffusion.losses import denoising_loss
 from ..diffusion.schedulers import NoiseSchedule
 from ..diffusion.tasks import get_tasks, known_cells
@@ -24,9 +23,10 @@ from ..models.image_encoders import ImageEncoder, build_image_encoder
 from ..pipeline.ldmseg import LDMSegPipeline
 from .affinity import affinity_error, encode_batch, pretrain_affinity
 from .loop import TrainingRecord, seen_settings, train
+from .objective import ImageObjective
 
 
-class DiffusionObjective(nn.Module):
+class DiffusionObjective(ImageObjective):
     """Denoising of mask latents given the image, the task of each sample drawn from a mixture.
 
     Args:
@@ -48,9 +48,8 @@ class DiffusionObjective(nn.Module):
         seed: int = 0,
         features: FeatureCache | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__({"denoiser": denoiser}, seed=seed)
         self.features = features
-        self.trained = nn.ModuleDict({"denoiser": denoiser})
         self.frozen = nn.ModuleDict(dict(autoencoders)).requires_grad_(False).eval()
         (self.trained if image_encoder.trainable else self.frozen)["image_encoder"] = image_encoder
         self.tasks = get_tasks(settings.tasks)
@@ -58,7 +57,7 @@ class DiffusionObjective(nn.Module):
         if missing:
             raise InputError(f"the task {missing[0]!r} has no autoencoder here; train it first")
         self.shares = torch.tensor(list(settings.tasks.values())).cumsum(0) / sum(settings.tasks.values())
-        self.settings, self.seed = settings, seed
+        self.settings = settings
         self.schedule = NoiseSchedule(settings.prediction_type)
 
     def train(self, mode: bool = True) -> "DiffusionObjective":
@@ -66,15 +65,10 @@ class DiffusionObjective(nn.Module):
         self.frozen.eval()
         return self
 
-    def normalisers(self, batch: Mapping[str, Any]) -> dict[str, float]:
-        """Images: the loss is a mean over samples and all their latent elements."""
-        return {"images": len(batch["image"])}
-
     def _draws(self, batch: Mapping[str, Any], shape: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Task numbers, timesteps, which samples are self-conditioned, and noise, from the samples' own streams."""
         tasks, timesteps, chosen, noise = [], [], [], []
-        for image_id, visit in zip(batch["image_id"], batch["visit"], strict=True):
-            generator = torch_generator(self.seed, "diffusion", image_id, visit)
+        for generator in self.generators(batch, "diffusion"):
             task, coin = torch.rand(2, generator=generator)
             tasks.append(int(torch.searchsorted(self.shares, task).clamp(max=len(self.tasks) - 1)))
             chosen.append(bool(coin < self.settings.self_condition_probability))
@@ -142,32 +136,6 @@ def draw_timestep(power: float, generator: torch.Generator) -> int:
         return int(torch.randint(1000, (), generator=generator))
     u = float(torch.rand((), generator=generator))
     return min(999, int(1000 * (1 - (1 - u) ** power)))
-
-
-def build_pipeline(
-    profile: Profile,
-    dataset: PanopticDataset,
-    *,
-    denoiser: Denoiser,
-    image_encoder: ImageEncoder,
-    autoencoders: Mapping[str, MaskAutoencoder],
-    trained_on_photographs: bool,
-) -> LDMSegPipeline:
-    """A pipeline of these parts with the profile's evaluation settings and the data set's categories."""
-    return LDMSegPipeline(
-        autoencoder=autoencoders["mask"],
-        denoiser=denoiser,
-        image_encoder=image_encoder,
-        depth_autoencoder=autoencoders.get("depth"),
-        image_size=profile.data.image_size,
-        categories=dataset.categories,
-        prediction_type=profile.diffusion.prediction_type,
-        sampler=profile.evaluation.sampler,
-        threshold=profile.evaluation.threshold,
-        min_area=profile.evaluation.min_area,
-        tile_size=profile.evaluation.tile_size,
-        trained_on_photographs=trained_on_photographs,
-    )
 
 
 def train_diffusion(
@@ -241,7 +209,6 @@ def train_diffusion(
         profile.diffusion.training,
         folder,
         seed=seed,
-        collate=collate,
         workers=profile.data.workers,
         title="latent diffusion",
         identity=seen_settings(profile, "diffusion", "denoiser", "image_encoder"),
@@ -250,12 +217,18 @@ def train_diffusion(
 
     def assembled(source: DiffusionObjective) -> LDMSegPipeline:
         parts = {**source.frozen, **source.trained}
-        return build_pipeline(
-            profile,
-            dataset,
+        return LDMSegPipeline(
+            autoencoder=autoencoders["mask"],
             denoiser=parts["denoiser"].eval(),
             image_encoder=parts["image_encoder"].eval(),
-            autoencoders=autoencoders,
+            depth_autoencoder=autoencoders.get("depth"),
+            image_size=profile.data.image_size,
+            categories=dataset.categories,
+            prediction_type=profile.diffusion.prediction_type,
+            sampler=profile.evaluation.sampler,
+            threshold=profile.evaluation.threshold,
+            min_area=profile.evaluation.min_area,
+            tile_size=profile.evaluation.tile_size,
             trained_on_photographs=trained_on_photographs,
         )
 

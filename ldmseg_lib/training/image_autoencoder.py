@@ -11,15 +11,15 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..core.study_sections import ImageAutoencoderProfile
-from ..core.randomness import torch_generator
 from ..data.panoptic import PanopticDataset, collate
 from .loop import TrainingRecord, train
+from .objective import ImageObjective
 
 
-class ImageAutoencoderObjective(nn.Module):
+class ImageAutoencoderObjective(ImageObjective):
     """Reconstruction of RGB images from a sample of their latent distribution.
 
     Args:
@@ -30,26 +30,15 @@ class ImageAutoencoderObjective(nn.Module):
     """
 
     def __init__(self, autoencoder: AutoencoderKL, *, kl_weight: float, seed: int = 0) -> None:
-        super().__init__()
-        self.trained = nn.ModuleDict({"autoencoder": autoencoder})
-        self.kl_weight, self.seed = kl_weight, seed
-
-    def normalisers(self, batch: Mapping[str, Any]) -> dict[str, float]:
-        """Images."""
-        return {"images": len(batch["image"])}
+        super().__init__({"autoencoder": autoencoder}, seed=seed)
+        self.kl_weight = kl_weight
 
     def forward(self, batch: Mapping[str, Any], totals: Mapping[str, float]) -> dict[str, Tensor]:
         """Loss terms of a batch, per pixel and channel; images in [-1, 1]."""
         autoencoder, images = self.trained["autoencoder"], batch["image"] * 2 - 1
         posterior = autoencoder.encode(images).latent_dist
-        keys = zip(batch["image_id"], batch["visit"], strict=True)
-        noise = torch.stack(
-            [
-                torch.randn(posterior.mean.shape[1:], generator=torch_generator(self.seed, "bottleneck", *k))
-                for k in keys
-            ]
-        )
-        decoded = autoencoder.decode(posterior.mean + posterior.std * noise.to(posterior.mean)).sample
+        noise = self.noise_like(posterior.mean, batch, "bottleneck")
+        decoded = autoencoder.decode(posterior.mean + posterior.std * noise).sample
         error = (decoded.float() - images).square().mean((1, 2, 3)).sum() / totals["images"]
         divergence = posterior.kl().sum() / (totals["images"] * images[0].numel())
         return {"loss": error + self.kl_weight * divergence, "squared_error": error, "divergence": divergence}
@@ -110,7 +99,6 @@ def train_image_autoencoder(
         settings.training,
         folder,
         seed=seed,
-        collate=collate,
         workers=workers,
         title="image autoencoder",
         identity={name: getattr(settings, name) for name in ("channels", "layers_per_block", "latent_channels")},

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Mapping, Sized
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol, cast, runtime_checkable
+from typing import Any, cast
 
 import torch
 from diffusers.training_utils import EMAModel
@@ -21,9 +21,11 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
 from ..core.errors import CheckpointError, InputError
+from ..core.files import write_text
 from ..core.profiles import Profile
-from ..core.sections import TrainingProfile
 from ..core.randomness import torch_generator
+from ..core.sections import TrainingProfile
+from ..data.panoptic import collate as collate_samples
 from .checkpoint import (
     CheckpointFolder,
     flatten_optimizer,
@@ -33,7 +35,7 @@ from .checkpoint import (
     restore_random_states,
 )
 from .epoch_stream import EpochStream
-from .metrics_file import MetricsFile
+from .objective import Objective
 from .optimizers import build_optimizer
 from .preemption import EXIT_RESUMABLE, StopRequest, batches_of
 from .processes import of_all_processes, of_process, start_accelerator, summed_totals, window_means
@@ -42,26 +44,6 @@ from .sharding import ShardedObjective, laid_out_as, whole
 # Settings that may change between a run and its continuation without changing the weights.
 _FREE_SETTINGS = {"micro_batch_size", "checkpoint_every", "keep_checkpoints", "log_every"}
 _FREE_SETTINGS |= {"gradient_checkpointing", "shard"}
-
-
-@runtime_checkable
-class Objective(Protocol):
-    """What the loop trains: an nn.Module with these methods, and `trained`, the modules that learn.
-
-    One that also has `after_step()` gets that call after each optimiser step, on every process: for what follows the
-    weights, such as a teacher that is their running mean. What it changes is resumed if it lies in `trained`.
-    """
-
-    trained: nn.ModuleDict
-
-    def to(self, *arguments: Any, **settings: Any) -> Any:
-        """Move and convert, as nn.Module does."""
-
-    def normalisers(self, batch: Mapping[str, Any]) -> dict[str, float]:
-        """What the losses of an effective batch are divided by, this micro-batch's share, from the data alone."""
-
-    def __call__(self, batch: Mapping[str, Any], totals: Mapping[str, float]) -> dict[str, Tensor]:
-        """Terms of this micro-batch, each already divided by the effective batch's totals; "loss" is minimised."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +73,7 @@ def train(
     folder: str | Path,
     *,
     seed: int,
-    collate: Callable[[list], dict[str, Any]],
+    collate: Callable[[list], dict[str, Any]] = collate_samples,
     workers: int = 0,
     title: str = "training",
     identity: Mapping[str, Any] | None = None,
@@ -172,7 +154,9 @@ def train(
     loader = DataLoader(dataset, batch_sampler=stream, collate_fn=collate, num_workers=workers, generator=own_stream)
     accumulation = settings.batch_size // (micro * processes)
     main = accelerator.is_main_process
-    metrics = MetricsFile(folder / "metrics.jsonl", start=start) if main else None
+    metrics = folder / "metrics.jsonl"
+    if main:
+        _drop_metrics_after(start, metrics)
     window: dict[str, list[Tensor]] = {}
     last = dict(state.get("last", {}))
 
@@ -228,10 +212,10 @@ def train(
                 last = window_means(window, steps_in_window, accelerator)
                 window, window_began = {}, now
                 _require_finite(last["loss"], title, done)
-                if metrics is not None:
+                if main:
                     entry = {"step": done, **last, "learning_rate": optimizer.param_groups[0]["lr"]}
                     entry["images_per_second"] = rate
-                    metrics.add(entry)
+                    _add_metrics(entry, metrics)
                     bar.set_postfix(loss=f"{last['loss']:.4f}", images_s=f"{rate:.0f}", refresh=False)
                     if on_log is not None:
                         on_log(entry)
@@ -324,6 +308,27 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def _plain(value: Any) -> Any:
     """`value` as it comes back from JSON."""
     return json.loads(json.dumps(value))
+
+
+def _drop_metrics_after(step: int, path: Path) -> None:
+    """Keep the metrics of the steps that will not be done again."""
+    kept = []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        # a killed process can leave half a line
+        with contextlib.suppress(json.JSONDecodeError):
+            kept += [f"{line}\n"] if json.loads(line)["step"] <= step else []
+    write_text(path, "".join(kept))
+
+
+def _add_metrics(values: Mapping[str, float], path: Path) -> None:
+    try:
+        with open(path, "a") as file:
+            file.write(json.dumps(values) + "\n")
+    except OSError as error:
+        raise CheckpointError(
+            f"{path}: cannot be written ({error.strerror}); start again when it can, the training goes on from its last"
+            " checkpoint"
+        ) from error
 
 
 def _to_device(batch: Mapping[str, Any], device: torch.device) -> dict[str, Any]:

@@ -9,20 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import Dataset
 from transformers import ViTMAEConfig, ViTMAEForPreTraining, ViTMAEModel
 
 from ..core.errors import InputError
 from ..core.profiles import Profile
-from ..core.randomness import torch_generator
 from ..core.study_sections import MAEProfile
-from ..data.panoptic import collate
 from ..models.image_encoders import IMAGENET_MEAN, IMAGENET_STD
 from .loop import TrainingRecord, seen_settings, train
+from .objective import ImageObjective
 
 
-class MAEObjective(nn.Module):
+class MAEObjective(ImageObjective):
     """The squared error of hidden patches, each normalised by its own mean and variance.
 
     Args:
@@ -31,22 +30,15 @@ class MAEObjective(nn.Module):
     """
 
     def __init__(self, model: ViTMAEForPreTraining, *, seed: int = 0) -> None:
-        super().__init__()
-        self.trained = nn.ModuleDict({"mae": model})
-        self.seed = seed
+        super().__init__({"mae": model}, seed=seed)
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN)[:, None, None], persistent=False)
         self.register_buffer("std", torch.tensor(IMAGENET_STD)[:, None, None], persistent=False)
-
-    def normalisers(self, batch: Mapping[str, Any]) -> dict[str, float]:
-        """Images: each has as many hidden patches as any other."""
-        return {"images": len(batch["image"])}
 
     def forward(self, batch: Mapping[str, Any], totals: Mapping[str, float]) -> dict[str, Tensor]:
         """The loss of a batch of images."""
         model, images = self.trained["mae"], batch["image"]
         patches = model.vit.embeddings.patch_embeddings.num_patches
-        keys = zip(batch["image_id"], batch["visit"], strict=True)
-        noise = [torch.rand(patches, generator=torch_generator(self.seed, "patches", *key)) for key in keys]
+        noise = [torch.rand(patches, generator=generator) for generator in self.generators(batch, "patches")]
         output = model((images - self.mean) / self.std, noise=torch.stack(noise).to(images.device))
         return {"loss": output.loss * len(images) / totals["images"]}
 
@@ -109,7 +101,6 @@ def train_mae(
         settings.training,
         folder,
         seed=seed,
-        collate=collate,
         workers=profile.data.workers,
         title="masked autoencoding",
         identity=seen_settings(profile) | {"mae": {"shape": objective.trained["mae"].config.to_diff_dict()}},

@@ -5,17 +5,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..core.profiles import Mask2FormerProfile, Profile
-from ..core.randomness import torch_generator
-from ..data.panoptic import PanopticDataset, collate
+from ..data.panoptic import PanopticDataset
 from ..diffusion.set_prediction import class_normaliser, match_queries, set_losses
 from ..models.mask2former import Backbone, ViTMask2Former, build_mask2former
 from .loop import TrainingRecord, seen_settings, train
+from .objective import ImageObjective
 
 
-class Mask2FormerObjective(nn.Module):
+class Mask2FormerObjective(ImageObjective):
     """Mask2Former's losses, the same at every stage (Cheng et al., CVPR 2022, section 3).
 
     Args:
@@ -28,9 +28,8 @@ class Mask2FormerObjective(nn.Module):
     def __init__(
         self, model: ViTMask2Former, class_index: Mapping[int, int], settings: Mask2FormerProfile, *, seed: int = 0
     ) -> None:
-        super().__init__()
-        self.trained = nn.ModuleDict({"mask2former": model})
-        self.class_index, self.settings, self.seed = dict(class_index), settings, seed
+        super().__init__({"mask2former": model}, seed=seed)
+        self.class_index, self.settings = dict(class_index), settings
 
     def normalisers(self, batch: Mapping[str, Any]) -> dict[str, float]:
         """Segments, and the sum of the class loss's weights."""
@@ -44,10 +43,6 @@ class Mask2FormerObjective(nn.Module):
         settings = self.settings
         class_logits, mask_logits = self.trained["mask2former"](batch["image"])
         masks, labels = self.targets(batch)
-        keys = list(zip(batch["image_id"], batch["visit"], strict=True))
-        points = {
-            purpose: [torch_generator(self.seed, purpose, *key) for key in keys] for purpose in ("matching", "points")
-        }
         pairs = match_queries(
             class_logits,
             mask_logits,
@@ -57,7 +52,7 @@ class Mask2FormerObjective(nn.Module):
             mask_weight=settings.mask_weight,
             dice_weight=settings.dice_weight,
             num_points=settings.num_points,
-            generators=points["matching"],
+            generators=self.generators(batch, "matching"),
         )
         classes, bce, dice = set_losses(
             class_logits,
@@ -67,7 +62,7 @@ class Mask2FormerObjective(nn.Module):
             pairs,
             no_object_weight=settings.no_object_weight,
             num_points=settings.num_points,
-            generators=points["points"],
+            generators=self.generators(batch, "points"),
         )
         classes = classes / totals["class_weights"]
         bce, dice = (term / max(1.0, totals["segments"]) for term in (bce, dice))
@@ -123,7 +118,6 @@ def train_mask2former(
         settings.training,
         folder,
         seed=seed,
-        collate=collate,
         workers=profile.data.workers,
         title=f"Mask2Former, {model.config.backbone_kind}",
         identity=seen_settings(profile) | {"mask2former": shape, "input_size": input_size},

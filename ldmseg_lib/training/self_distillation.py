@@ -20,11 +20,10 @@ from torch.utils.data import Dataset
 from transformers import Dinov2Config, Dinov2Model
 
 from ..core.study_sections import SelfDistillationProfile
-from ..core.randomness import torch_generator
-from ..data.panoptic import collate
 from ..models.image_encoders import IMAGENET_MEAN, IMAGENET_STD
 from .image_views import random_views
 from .loop import TrainingRecord, train
+from .objective import ImageObjective
 
 # As in DINO, but for the momentum, which suits trainings a thousand times shorter.
 STUDENT_TEMPERATURE, TEACHER_TEMPERATURE = 0.1, 0.04
@@ -53,7 +52,15 @@ class ViTWithPrototypes(nn.Module):
 
     def __init__(self, settings: SelfDistillationProfile) -> None:
         super().__init__()
-        self.backbone = Dinov2Model(vit_config(settings))
+        self.backbone = Dinov2Model(
+            Dinov2Config(
+                hidden_size=settings.hidden_size,
+                num_hidden_layers=settings.layers,
+                num_attention_heads=settings.heads,
+                patch_size=settings.patch_size,
+                image_size=settings.input_size,
+            )
+        )
         self.prototypes = Prototypes(settings.hidden_size, settings.prototypes)
 
     def forward(
@@ -78,10 +85,6 @@ class Teacher(nn.Module):
         self.register_buffer("centres", torch.zeros(2, prototypes))
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
 
-    def answers(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Answers for images and for patches, before centring."""
-        return self.network(images)
-
     def targets(self, answers: Tensor, kind: int) -> Tensor:
         """Sharpened probabilities of `answers`, of images (kind 0) or patches (kind 1)."""
         return ((answers - self.centres[kind]) / TEACHER_TEMPERATURE).softmax(dim=-1)
@@ -96,7 +99,7 @@ class Teacher(nn.Module):
         self.step += 1
 
 
-class SelfDistillationObjective(nn.Module):
+class SelfDistillationObjective(ImageObjective):
     """Self-distillation on the images of batches; their labels are not looked at.
 
     Args:
@@ -105,17 +108,12 @@ class SelfDistillationObjective(nn.Module):
     """
 
     def __init__(self, settings: SelfDistillationProfile, *, seed: int = 0) -> None:
-        super().__init__()
         student = ViTWithPrototypes(settings)
-        self.trained = nn.ModuleDict({"student": student, "teacher": Teacher(student, settings.prototypes)})
-        self.settings, self.seed = settings, seed
+        super().__init__({"student": student, "teacher": Teacher(student, settings.prototypes)}, seed=seed)
+        self.settings = settings
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN)[:, None, None], persistent=False)
         self.register_buffer("std", torch.tensor(IMAGENET_STD)[:, None, None], persistent=False)
         self._seen: list[tuple[Tensor, int]] = []
-
-    def normalisers(self, batch: Mapping[str, Any]) -> dict[str, float]:
-        """Images."""
-        return {"images": len(batch["image"])}
 
     def _hidden_patches(self, generators: Sequence[torch.Generator], patches: int) -> Tensor:
         """bool [len(generators), patches], the same number of them in each row."""
@@ -126,15 +124,14 @@ class SelfDistillationObjective(nn.Module):
     def forward(self, batch: Mapping[str, Any], totals: Mapping[str, float]) -> dict[str, Tensor]:
         """The loss of a batch: cross-entropies of the student's answers to the teacher's."""
         student, teacher, settings = self.trained["student"], self.trained["teacher"], self.settings
-        keys = zip(batch["image_id"], batch["visit"], strict=True)
-        generators = [torch_generator(self.seed, "views", image_id, visit) for image_id, visit in keys]
+        generators = self.generators(batch, "views")
         images, count = batch["image"], len(batch["image"])
         large = torch.cat([random_views(images, generators, settings.input_size, area=GLOBAL_AREA) for _ in range(2)])
         patches = (settings.input_size // settings.patch_size) ** 2
         hidden = torch.cat([self._hidden_patches(generators, patches) for _ in range(2)]).to(images.device)
         large = (large - self.mean) / self.std
         with torch.no_grad():
-            whole, parts = teacher.answers(large)
+            whole, parts = teacher.network(large)
             self._seen.append((torch.stack([whole.sum(0), parts.mean(1).sum(0)]), len(whole)))
             whole, parts = teacher.targets(whole, 0), teacher.targets(parts, 1)
         said, said_of_parts = student(large, hidden)
@@ -164,17 +161,6 @@ class SelfDistillationObjective(nn.Module):
 
 def _cross_entropy(target: Tensor, answer: Tensor) -> Tensor:
     return -(target * (answer / STUDENT_TEMPERATURE).log_softmax(dim=-1)).sum(-1)
-
-
-def vit_config(settings: SelfDistillationProfile) -> Dinov2Config:
-    """The transformer's configuration, DINOv2's but for its size."""
-    return Dinov2Config(
-        hidden_size=settings.hidden_size,
-        num_hidden_layers=settings.layers,
-        num_attention_heads=settings.heads,
-        patch_size=settings.patch_size,
-        image_size=settings.input_size,
-    )
 
 
 def train_self_distilled_vit(
@@ -207,7 +193,6 @@ def train_self_distilled_vit(
         settings.training,
         folder,
         seed=seed,
-        collate=collate,
         workers=workers,
         title="self-distilled ViT",
         identity={name: getattr(settings, name) for name in ("hidden_size", "layers", "heads", "patch_size")},

@@ -16,6 +16,7 @@ from ldmseg_lib.core.profiles import Profile
 from ldmseg_lib.training import checkpoint, loop
 from ldmseg_lib.training.checkpoint import CheckpointFolder
 from ldmseg_lib.training.loop import EXIT_RESUMABLE, learning_rate, train
+from ldmseg_lib.training.optimizers import build_optimizer
 from tests.training.toy import Pictures, Smoothing, collate, settings, weights
 
 
@@ -349,7 +350,7 @@ def test_gradients_are_clipped(tmp_path):
 @pytest.mark.parametrize("decay_norms", [True, False])
 def test_weight_decay_of_one_dimensional_parameters(decay_norms):
     module = nn.ModuleDict({"net": nn.Sequential(nn.Linear(2, 2), nn.LayerNorm(2))})
-    groups = loop._optimizer(module, settings(decay_norms=decay_norms)).param_groups
+    groups = build_optimizer(module, settings(decay_norms=decay_norms)).param_groups
     decay = {id(p): group["weight_decay"] for group in groups for p in group["params"]}
     assert len(decay) == 4
     for parameter in module.parameters():

@@ -12,9 +12,9 @@ from ldmseg_lib.data.panoptic import PanopticDataset, collate
 from ldmseg_lib.data.splits import training_split
 from ldmseg_lib.experiments.mask2former.judging import evaluate_mask2former
 from ldmseg_lib.models.mask2former import ViTMask2Former, build_mask2former
-from ldmseg_lib.training.loop import Objective
 from ldmseg_lib.training.mae import MAEObjective, build_mae, train_mae
 from ldmseg_lib.training.mask2former import Mask2FormerObjective, train_mask2former
+from ldmseg_lib.training.objective import Objective
 from tests.models.tiny_mask2former import tiny_backbone
 
 
