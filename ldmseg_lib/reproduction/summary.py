@@ -40,8 +40,8 @@ def summary(results: Records) -> pd.DataFrame:
         best = max(record["metrics"]["models"], key=lambda model: model["panoptic"]["All"]["pq"] or 0.0)
         add(f"Mask2Former here, {best['name']} features", _images(record), best)
     rows += _pretrained()
-    paper = supplement("table_s2").set_index("iters").loc[50]
-    rows.append(("paper, COCO, 50 steps", 5000, *(float(paper[k]) for k in ("class_agnostic_pq", "pq", "miou"))))
+    paper = supplement("table_s2").set_index("iters")[["class_agnostic_pq", "pq", "miou"]]
+    rows.append(("paper, COCO, 50 steps", 5000, *paper.loc[50].tolist()))
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
