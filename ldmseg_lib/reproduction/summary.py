@@ -41,7 +41,7 @@ def summary(results: Records) -> pd.DataFrame:
         add(f"Mask2Former here, {best['name']} features", _images(record), best)
     rows += _pretrained()
     paper = supplement("table_s2").set_index("iters")[["class_agnostic_pq", "pq", "miou"]]
-    rows.append(("paper, COCO, 50 steps", 5000, *paper.loc[50].tolist()))
+    rows.append(("paper, COCO, 50 steps", 5000, *paper.loc[[50]].to_numpy()[0].tolist()))
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
