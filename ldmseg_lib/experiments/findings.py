@@ -2,11 +2,12 @@
 
 import itertools
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-Row = Mapping[str, float | None]  # row name to value, larger is better
+Row = Mapping[Any, float | None]  # row name to value, larger is better
 
 
 def order_of_rows(quantity: str, *, paper: Row, ours: Row, spread: Row | None = None) -> str:
@@ -50,7 +51,7 @@ def agreement_along(quantity: str, *, paper: Row, ours: Row) -> str:
     )
 
 
-def saturation(values: Mapping[int, float | None], *, share: float = 0.95) -> int | None:
+def saturation(values: Row, *, share: float = 0.95) -> int | None:
     """The smallest number of steps that reaches `share` of the best value; None where nothing is above 0."""
     known = {steps: value for steps, value in values.items() if value is not None and pd.notna(value)}
     if max(known.values(), default=0.0) <= 0:

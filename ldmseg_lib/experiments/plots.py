@@ -8,12 +8,13 @@ import json
 import math
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import matplotlib
 import numpy as np
+import pandas as pd
 from cycler import cycler
 from jaxtyping import Float, UInt8
 from matplotlib.axes import Axes
@@ -39,8 +40,41 @@ STYLE: Any = {
     "svg.hashsalt": "ldmseg",
 }
 
+styled = matplotlib.rc_context(STYLE)
+"""Decorator of functions that draw: in our style."""
+
 Picture = UInt8[np.ndarray, "height width 3"] | Float[np.ndarray, "height width 3"]
 DepthMap = Float[np.ndarray, "height width"]
+
+
+def panels(count: int, size: tuple[float, float], **options: Any) -> tuple[Figure, Sequence[Axes]]:
+    """A figure of `size` inches with `count` axes side by side; `options` are those of `Figure.subplots`."""
+    figure = Figure(figsize=size)
+    return figure, list(figure.subplots(1, count, squeeze=False, **options)[0])
+
+
+def curve(ax: Axes, x: Iterable[Any], y: Iterable[Any], **options: Any) -> None:
+    """Draw a line with markers; None is a gap."""
+    style: dict[str, Any] = {"marker": "o", "markersize": 3} | options
+    ax.plot(np.array(x, float), np.array(y, float), **style)
+
+
+def annotate_points(ax: Axes, x: Iterable[Any], y: Iterable[Any], texts: Iterable[Any]) -> None:
+    """Write a small text beside each point, such as its number of steps."""
+    for text, a, b in zip(texts, x, y):
+        ax.annotate(str(text), (a, b), xytext=(2, 3), textcoords="offset points", fontsize=6)
+
+
+def picture_grid(
+    rows: int, titles: Iterable[str], size: tuple[float, float], *, fontsize: float | None = None, **options: Any
+) -> tuple[Figure, np.ndarray]:
+    """A figure of `size` inches with a grid of axes [rows, columns], whose columns have titles."""
+    titles = list(titles)
+    figure = Figure(figsize=size)
+    axes = figure.subplots(rows, len(titles), squeeze=False, **options)
+    for ax, title in zip(axes[0], titles):
+        ax.set_title(title, fontsize=fontsize)
+    return figure, axes
 
 
 def show_picture(ax: Axes, image: Picture) -> None:
@@ -61,8 +95,8 @@ def show_panoptic(
         alpha: share of the colour; at 1 the image is hidden and void is grey.
         labels: text for segment ids, written at their centres.
     """
-    colors = np.array([segment_color(int(i)) for i in np.unique(ids)])
-    _, inverse = np.unique(ids, return_inverse=True)
+    names, inverse = np.unique(ids, return_inverse=True)
+    colors = np.array([segment_color(int(i)) for i in names])
     share = np.where(ids[..., None] == 0, math.floor(alpha), alpha)
     mixed = (1 - share) * _rgb(image) + share * colors[inverse.reshape(ids.shape)]
     # outlines are one pixel wide, so small maps are enlarged first
@@ -93,6 +127,7 @@ def show_depth(ax: Axes, depth: DepthMap) -> None:
     ax.set_axis_off()
 
 
+@styled
 def contact_sheet(
     rows: Sequence[Sequence[np.ndarray]],
     titles: Sequence[str],
@@ -107,32 +142,31 @@ def contact_sheet(
         rows: each (image, id map, id map, …). Within a row a segment keeps its colour: the first id map sets the
             colours by area, the others are matched to it. A map of floats is taken as inverse depth.
         titles: of the columns.
-        labels: like the id maps of `rows`: text for the segment ids of each, or None.
+        labels: as the id maps of `rows`: text for the segment ids of each, or None.
         alpha: share of the colour.
         side: width of a picture, in inches; a row is as high as its image.
     """
-    with matplotlib.rc_context(STYLE):
-        heights = [row[0].shape[0] / row[0].shape[1] for row in rows]
-        figure = Figure(figsize=(side * len(titles), side * sum(heights) + 0.25))
-        axes = figure.subplots(len(rows), len(titles), squeeze=False, height_ratios=heights)
-        for number, (line, row) in enumerate(zip(axes, rows, strict=True)):
-            image, *maps = row
-            show_picture(line[0], image)
-            reference = None
-            for column, (ax, values) in enumerate(zip(line[1:], maps, strict=True)):
-                if np.issubdtype(values.dtype, np.floating):
-                    show_depth(ax, values)
-                    continue
-                shown = ranked_ids(values) if reference is None else matched_ids(values, reference)
-                reference = shown if reference is None else reference
-                texts = (labels[number][column] if labels else None) or {}
-                renamed = {int(shown[values == old][0]): text for old, text in texts.items() if (values == old).any()}
-                show_panoptic(ax, image, shown, alpha=alpha, labels=renamed)
-        for ax, title in zip(axes[0], titles, strict=True):
-            ax.set_title(title)
+    heights = [row[0].shape[0] / row[0].shape[1] for row in rows]
+    figure, axes = picture_grid(
+        len(rows), titles, (side * len(titles), side * sum(heights) + 0.25), height_ratios=heights
+    )
+    for number, (line, row) in enumerate(zip(axes, rows, strict=True)):
+        image, *maps = row
+        show_picture(line[0], image)
+        reference = None
+        for column, (ax, values) in enumerate(zip(line[1:], maps, strict=True)):
+            if np.issubdtype(values.dtype, np.floating):
+                show_depth(ax, values)
+                continue
+            shown = ranked_ids(values) if reference is None else matched_ids(values, reference)
+            reference = shown if reference is None else reference
+            texts = (labels[number][column] if labels else None) or {}
+            renamed = {int(shown[values == old][0]): text for old, text in texts.items() if (values == old).any()}
+            show_panoptic(ax, image, shown, alpha=alpha, labels=renamed)
     return figure
 
 
+@styled
 def loss_curve(metrics: str | Path | Sequence[Mapping[str, Any]], *, values: Sequence[str] = ("loss",)) -> Figure:
     """Training curves over steps, as logged (faint) and smoothed over a twentieth of the steps.
 
@@ -141,60 +175,56 @@ def loss_curve(metrics: str | Path | Sequence[Mapping[str, Any]], *, values: Seq
         values: which to draw.
     """
     lines = read_metrics(metrics) if isinstance(metrics, str | Path) else metrics
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(5, 2.6))
-        ax = figure.subplots()
-        for color, name in zip(PALETTE, values):
-            points = [(line["step"], line[name]) for line in lines if line.get(name) is not None]
-            steps, heights = np.array(points, dtype=float).reshape(-1, 2).T
-            ax.plot(steps, heights, color=color, alpha=0.3, linewidth=0.8)
-            ax.plot(steps, _smooth(heights, max(1, len(heights) // 20)), color=color, label=name)
-            if len(heights) and heights.min() > 0:
-                ax.set_yscale("log")
-        ax.set(xlabel="step", ylabel=values[0] if len(values) == 1 else "")
-        if len(values) > 1:
-            ax.legend()
+    figure, (ax,) = panels(1, (5, 2.6))
+    for color, name in zip(PALETTE, values):
+        points = [(line["step"], line[name]) for line in lines if line.get(name) is not None]
+        steps, heights = np.array(points, dtype=float).reshape(-1, 2).T
+        ax.plot(steps, heights, color=color, alpha=0.3, linewidth=0.8)
+        ax.plot(steps, _smooth(heights, max(1, len(heights) // 20)), color=color, label=name)
+        if len(heights) and heights.min() > 0:
+            ax.set_yscale("log")
+    ax.set(xlabel="step", ylabel=values[0] if len(values) == 1 else "")
+    if len(values) > 1:
+        ax.legend()
     return figure
 
 
+@styled
 def segment_statistics(statistics: Mapping[str, Any]) -> Figure:
     """Segments per image, their sizes and their classes, from what `data.statistics.split_statistics` counted."""
     counts, shares = np.array(statistics["segments_per_image"]), np.array(statistics["area_shares"])
     classes = sorted(statistics["classes"].items(), key=lambda pair: pair[1])[-20:]
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(8, max(2.4, 0.8 + 0.16 * len(classes))))
-        left, middle, right = figure.subplots(1, 3)
-        left.hist(counts, bins=np.arange(counts.min(initial=0), counts.max(initial=1) + 2) - 0.5)
-        left.set(xlabel="segments in an image", ylabel="images")
-        middle.hist(100 * shares, bins=np.geomspace(max(1e-2, 100 * shares.min(initial=1.0)), 100, 30))
-        middle.set(xlabel="area of a segment, % of the image", ylabel="segments", xscale="log")
-        right.barh([name for name, _ in classes], [count for _, count in classes])
-        right.set(xlabel="segments" if len(classes) < 20 else "segments (20 most frequent classes)")
+    figure, (left, middle, right) = panels(3, (8, max(2.4, 0.8 + 0.16 * len(classes))))
+    left.hist(counts, bins=list(np.arange(counts.min(initial=0), counts.max(initial=1) + 2) - 0.5))
+    left.set(xlabel="segments in an image", ylabel="images")
+    middle.hist(100 * shares, bins=list(np.geomspace(max(1e-2, 100 * shares.min(initial=1.0)), 100, 30)))
+    middle.set(xlabel="area of a segment, % of the image", ylabel="segments", xscale="log")
+    right.barh([name for name, _ in classes], [count for _, count in classes])
+    right.set(xlabel="segments" if len(classes) < 20 else "segments (20 most frequent classes)")
     return figure
 
 
+@styled
 def inpainting_curves(conditions: Sequence[Mapping[str, Any]]) -> Figure:
     """PQ in percent against drop rate, from what `evaluation.inpainting.evaluate_inpainting` returned.
 
     A column for each block size; whole images above, hidden pixels alone below; a line for each method.
     """
     blocks = sorted({(c["block"], c["pixels"]) for c in conditions})
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(0.6 + 2.0 * len(blocks), 4.4))
-        axes = figure.subplots(2, len(blocks), sharex=True, sharey=True, squeeze=False)
-        for column, (block, pixels) in zip(axes.T, blocks):
-            chosen = sorted((c for c in conditions if c["block"] == block), key=lambda c: c["rate"])
-            rates = [100 * c["rate"] for c in chosen]
-            for ax, region in zip(column, ("whole", "hidden")):
-                for marker, method in zip("osd", chosen[0]["scores"]):
-                    values = [c["scores"][method][region]["pq"] for c in chosen]
-                    heights = [math.nan if value is None else 100 * value for value in values]
-                    ax.plot(rates, heights, marker=marker, markersize=3, label=method)
-            column[0].set(title=f"blocks of {block} cell{'s' * (block > 1)}, {pixels} px", ylim=(0, 100))
-            column[1].set(xlabel="dropped, %")
-        axes[0, 0].set(ylabel="PQ, whole image")
-        axes[1, 0].set(ylabel="PQ, hidden region alone")
-        figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    figure = Figure(figsize=(0.6 + 2.0 * len(blocks), 4.4))
+    axes = figure.subplots(2, len(blocks), sharex=True, sharey=True, squeeze=False)
+    for column, (block, pixels) in zip(axes.T, blocks):
+        chosen = sorted((c for c in conditions if c["block"] == block), key=lambda c: c["rate"])
+        rates = [100 * c["rate"] for c in chosen]
+        for ax, region in zip(column, ("whole", "hidden")):
+            for marker, method in zip("osd", chosen[0]["scores"]):
+                heights = 100 * np.array([c["scores"][method][region]["pq"] for c in chosen], float)
+                curve(ax, rates, heights, marker=marker, label=method)
+        column[0].set(title=f"blocks of {block} cell{'s' * (block > 1)}, {pixels} px", ylim=(0, 100))
+        column[1].set(xlabel="dropped, %")
+    axes[0, 0].set(ylabel="PQ, whole image")
+    axes[1, 0].set(ylabel="PQ, hidden region alone")
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return figure
 
 
@@ -271,11 +301,11 @@ def save_figure(figure: Figure, folder: str | Path, name: str) -> list[Path]:
     return written
 
 
+@styled
 def _png(figure: Figure, *, dpi: int) -> bytes:
     buffer = io.BytesIO()
-    with matplotlib.rc_context(STYLE):
-        FigureCanvasAgg(figure)
-        figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
+    FigureCanvasAgg(figure)
+    figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
     return buffer.getvalue()
 
 
@@ -285,10 +315,7 @@ def _rgb(image: np.ndarray) -> np.ndarray:
 
 def _smooth(values: np.ndarray, width: int) -> np.ndarray:
     """Running mean over the last `width` values, over fewer at the beginning."""
-    sums = np.concatenate([[0.0], np.cumsum(values)])
-    ends = np.arange(1, len(values) + 1)
-    starts = np.maximum(0, ends - width)
-    return (sums[ends] - sums[starts]) / (ends - starts)
+    return pd.Series(values).rolling(width, min_periods=1).mean().to_numpy()
 
 
 def _in_notebook() -> bool:

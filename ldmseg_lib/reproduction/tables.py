@@ -249,7 +249,7 @@ TABLES = {
             title="Table S1. Reconstruction by the encoding of ids",
             stages=(encoding_tables.STAGE,),
             build=encoding_tables.table_s1,
-            decimals={"separation": 3},
+            decimals={"margin": 3},
             findings=encoding_tables.table_s1_findings,
         ),
         Table(
@@ -257,7 +257,7 @@ TABLES = {
             title="Colour encodings by palette",
             stages=(encoding_tables.STAGE,),
             build=encoding_tables.color_palettes,
-            decimals={"separation": 3},
+            decimals={"margin": 3},
             findings=encoding_tables.color_palettes_findings,
         ),
         Table(

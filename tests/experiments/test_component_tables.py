@@ -139,13 +139,13 @@ def test_segment_sizes_say_who_finds_small_ones() -> None:
     assert "finer latents find no more of the smallest" in text
 
 
-def test_encoders_are_judged_by_what_they_tell() -> None:
+def test_encoders_are_compared_by_linear_probes() -> None:
     (text,) = component_tables.image_encoders_findings(records())
-    assert "tells more of the classes" in text and "tell more of the pixels" in text
+    assert "predicts more of the classes" in text and "explain more of the pixels" in text
     known = records()
     encoders = known[component_tables.STAGE]["metrics"]["encoders"]
     encoders["vit"]["probe"] = encoders["vit"]["probe"] | {"class_accuracy": 0.4}
-    assert "tells no more of the classes" in component_tables.image_encoders_findings(known)[0]
+    assert "predicts no more of the classes" in component_tables.image_encoders_findings(known)[0]
 
 
 def test_no_table_comes_from_weights_of_unknown_origin(capsys, tmp_path) -> None:

@@ -56,7 +56,7 @@ def test_rows_are_the_papers_with_mean_and_deviation_over_seeds() -> None:
 def test_one_seed_has_no_deviation_and_says_so(tmp_path) -> None:
     known = records({name: values[:1] for name, values in GOOD.items()})
     assert build_table("table_s1", known)["PQ std"].isna().all()
-    assert "Id maps of 32 px, 256 ids, judged by the arg max alone" in encoding_tables.table_s1_findings(known)[1]
+    assert "Id maps of 32 px, 256 ids, evaluated by the arg max alone" in encoding_tables.table_s1_findings(known)[1]
     assert "One seed" in encoding_tables.table_s1_findings(known)[1]
     assert "Mean and standard deviation over 2 seeds" in encoding_tables.table_s1_findings(records(GOOD))[1]
 

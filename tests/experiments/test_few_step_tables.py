@@ -47,9 +47,9 @@ def results() -> dict:
     return {STAGE: {"metrics": metrics, "profile": "demo"}}
 
 
-def test_quality_is_set_against_the_teacher_s_longest_sampling(results):
+def test_quality_is_relative_to_the_teacher_with_most_steps(results):
     table = few_steps(results).set_index(["sampler", "# iters"])
-    assert table["of the teacher's longest"].to_dict() == pytest.approx(
+    assert table["relative to teacher"].to_dict() == pytest.approx(
         {
             ("ddim", 1): 25,
             ("ddim", 4): 75,
@@ -75,7 +75,7 @@ def test_aims_are_reached_or_not_by_the_numbers(results):
 
 def test_a_teacher_without_any_match_has_no_shares(results):
     results[STAGE]["metrics"]["teacher"][2] = row(50, 0.0)
-    assert few_steps(results)["of the teacher's longest"].isna().all()
+    assert few_steps(results)["relative to teacher"].isna().all()
     assert few_steps_findings(results)
 
 
@@ -100,7 +100,7 @@ def test_the_consensus_stands_beside_the_single_sample(results):
 
 def test_levels_of_agreement_are_shares_of_all_pixels(results):
     table = agreement_levels(results)
-    assert table["pixels"].tolist() == [25, 75] and table["right"].tolist() == pytest.approx([40, 90])
+    assert table["pixels"].tolist() == [25, 75] and table["correct"].tolist() == pytest.approx([40, 90])
 
 
 def test_figures_show_every_row(results):

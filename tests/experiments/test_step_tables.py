@@ -154,7 +154,7 @@ def test_the_frontier_names_the_best_sampler_at_each_count() -> None:
 def test_the_trajectory_is_shown_at_the_steps_of_figure_s5() -> None:
     table = build_table("denoising_trajectory", records())
     assert table["step"].tolist() == [1, 5, 10, 20, 50]
-    assert table["covering two"].tolist() == pytest.approx([0, 4, 9, 19, 49])
+    assert table["merged segments"].tolist() == pytest.approx([0, 4, 9, 19, 49])
     text = " ".join(step_tables.denoising_trajectory_findings(records()))
     assert "49.0 % cover two or more at the end (0.0 % after the first step)" in text
     assert "under 30 pixels 6.0 % were found after the first step and 55.0 % at the end" in text

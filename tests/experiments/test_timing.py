@@ -8,8 +8,7 @@ import torch
 
 from ldmseg_lib.core.errors import InputError
 from ldmseg_lib.experiments.denoising_steps import timing
-from ldmseg_lib.experiments.denoising_steps.line_fit import fit_line
-from ldmseg_lib.experiments.denoising_steps.timing import PARTS, time_pipeline, time_samplers
+from ldmseg_lib.experiments.denoising_steps.timing import PARTS, fit_line, time_pipeline, time_samplers
 from ldmseg_lib.experiments.supplement import supplement
 
 
@@ -22,12 +21,12 @@ def test_the_papers_table_is_a_line_of_one_network_evaluation_a_step() -> None:
     """Method 9.4: 0.068 s + 0.0498 s per step."""
     table = supplement("table_s2")
     line = fit_line(table["iters"].tolist(), table["seconds"].tolist())
-    assert line.fixed == pytest.approx(0.068, abs=5e-4) and line.per_step == pytest.approx(0.0498, abs=5e-5)
+    assert line["fixed"] == pytest.approx(0.068, abs=5e-4) and line["per_step"] == pytest.approx(0.0498, abs=5e-5)
 
 
 def test_a_line_is_found_again_and_needs_two_points() -> None:
     line = fit_line([1, 5, 20], [0.13, 0.25, 0.7])
-    assert (line.fixed, line.per_step) == pytest.approx((0.1, 0.03))
+    assert (line["fixed"], line["per_step"]) == pytest.approx((0.1, 0.03))
     with pytest.raises(InputError, match="two numbers of steps"):
         fit_line([4, 4], [1.0, 1.1])
 

@@ -1,46 +1,44 @@
-"""Table S2, the times behind it, the frontier over samplers, and the trajectory, from the result of notebook 06.
+"""Table S2, latencies, the frontier over samplers, and the trajectory, from the result of notebook 06.
 
-Its metrics hold `rows` (as `evaluation.denoising_steps.evaluate_runs` returns them), `timing` (by sampler, as
-`evaluation.timing.time_pipeline` does), `trajectory` (as `evaluation.trajectory.TrajectoryStatistics.compute` does),
-`sampler`, and the numbers of `images` that the table and the frontier are judged on.
+Its metrics hold `rows` (as `study.evaluate_runs` returns them), `timing` (by sampler, as `timing.time_pipeline` does),
+`trajectory` (as `trajectory.TrajectoryStatistics.compute` does), `sampler`, and the numbers of `images` that the table
+and the frontier are evaluated on.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from ..findings import agreement_along, saturation, scope
-from ..records import Records, percent
+from ..records import Records, percent, quality_columns
 from ..supplement import paper_number, supplement
-from .line_fit import fit_line
 
 STAGE = "06_denoising_steps"
-TIME_DECIMALS = dict.fromkeys(("encode", "denoise", "decode", "postprocess", "total", "least", "most"), 4) | {
-    "paper": 3
+_TIMES = ("encode", "denoise", "decode", "postprocess", "total", "least", "most")
+TIME_DECIMALS = dict.fromkeys(_TIMES, 4) | {"paper": 3}
+# columns of the paper's Table S2, by ours
+_PAPER = {"class-agn. PQ": "class_agnostic_pq", "mIoU": "miou", "PQ": "pq", "time [s]": "seconds"}
+# columns of the trajectory, by the name of the share in the result
+_TRAJECTORY = {
+    "grouped": "merged segments",
+    "changed": "pixels changed",
+    "wrong": "pixel error",
+    "kept": "errors retained",
+    "lasting": "persistent errors",
+    "spoiled": "newly wrong",
+    "found_small": "recall, small",
+    "found_large": "recall, large",
 }
-_AGNOSTIC = {f"class-agn. {key.upper()}": key for key in ("pq", "sq", "rq")}
-_PANOPTIC = {key.upper(): key for key in ("pq", "sq", "rq")}
 
 
 def table_s2(results: Records) -> pd.DataFrame:
     """Quality in percent and seconds an image by the number of denoising steps, beside the paper's."""
     metrics = results[STAGE]["metrics"]
-    seconds = _seconds(metrics, metrics["sampler"])
-    paper = supplement("table_s2").set_index("iters")
-    rows = []
-    for row in _rows(metrics, metrics["sampler"], metrics["images"]["table"]):
-        line = {"# iters": row["steps"], **_quality(row), "time [s]": seconds.get(row["steps"])}
-        theirs = paper.loc[row["steps"]] if row["steps"] in paper.index else None
-        for name, column in (
-            ("paper class-agn. PQ", "class_agnostic_pq"),
-            ("paper mIoU", "miou"),
-            ("paper PQ", "pq"),
-            ("paper time [s]", "seconds"),
-        ):
-            line[name] = None if theirs is None else float(theirs[column])
-        rows.append(line)
-    return pd.DataFrame(rows)
+    table = _quality(metrics, metrics["sampler"], metrics["images"]["table"])
+    paper = supplement("table_s2").set_index("iters").reindex(table["# iters"])
+    return table.assign(**{f"paper {name}": paper[column].to_numpy(float) for name, column in _PAPER.items()})
 
 
 def table_s2_findings(results: Records) -> list[str]:
@@ -49,11 +47,10 @@ def table_s2_findings(results: Records) -> list[str]:
     table = table_s2(results)
     sentences = []
     for quantity in ("class-agn. PQ", "PQ"):
-        pairs = {str(row["# iters"]): (row[f"paper {quantity}"], row[quantity]) for row in table.to_dict("records")}
-        known = {name: pair for name, pair in pairs.items() if pair[0] is not None and pair[0] == pair[0]}
-        theirs, ours = ({name: pair[side] for name, pair in known.items()} for side in (0, 1))
+        theirs, ours = (table.set_index("# iters")[name].to_dict() for name in (f"paper {quantity}", quantity))
         sentences.append(agreement_along(quantity, paper=theirs, ours=ours))
-        enough = [saturation({int(name): value for name, value in side.items()}) for side in (theirs, ours)]
+        common = [steps for steps, value in theirs.items() if pd.notna(value)]
+        enough = [saturation({steps: side[steps] for steps in common}) for side in (theirs, ours)]
         if None not in enough:
             sentences.append(
                 f"95 % of the best {quantity} needs {enough[0]} steps in the paper's table and {enough[1]} in this one."
@@ -62,51 +59,38 @@ def table_s2_findings(results: Records) -> list[str]:
         f"The paper says that {paper_number('iterations_for_quality_min'):.0f} to"
         f" {paper_number('iterations_for_quality_max'):.0f} steps are needed for high quality."
     )
-    record = results[STAGE]
-    return [
-        " ".join(sentences),
-        time_fits(metrics),
-        scope(record["profile"], metrics["images"]["table"]),
-    ]
+    return [" ".join(sentences), time_fits(metrics), scope(results[STAGE]["profile"], metrics["images"]["table"])]
 
 
 def time_fits(metrics: Mapping[str, Any]) -> str:
     """The line a + b x steps of the paper's table and of each sampler that was timed here."""
     paper = supplement("table_s2")
-    line = fit_line(paper["iters"].tolist(), paper["seconds"].tolist())
-    texts = [f"paper (RTX 4090, Table S2) {line.fixed:.3f} s + {line.per_step:.4f} s x steps"]
-    for sampler, timing in metrics["timing"].items():
-        if timing["fit"]:
-            texts.append(f"{sampler} {timing['fit']['fixed']:.4f} s + {timing['fit']['per_step']:.4f} s x steps")
+    per_step, fixed = np.polyfit(paper["iters"], paper["seconds"], 1)
+    texts = [f"paper (RTX 4090, Table S2) {fixed:.3f} s + {per_step:.4f} s x steps"]
+    texts += [
+        f"{sampler} {timing['fit']['fixed']:.4f} s + {timing['fit']['per_step']:.4f} s x steps"
+        for sampler, timing in metrics["timing"].items()
+        if timing["fit"]
+    ]
     timing = metrics["timing"][metrics["sampler"]]
     return (
-        f"Time of an image, least squares: {'; '.join(texts)}. Ours: {timing['device']}, {timing['precision']}, batch"
+        f"Latency per image, least squares: {'; '.join(texts)}. Ours: {timing['device']}, {timing['precision']}, batch"
         f" {timing['batch']}, {timing['image_size']} px, {' and '.join(timing['tasks'])} in one batch, median of"
         f" {timing['repeats']} after a warm-up."
     )
 
 
 def inference_time(results: Records) -> pd.DataFrame:
-    """Median seconds an image of each part, by the number of denoising steps, beside the paper's total."""
+    """Median latency per image of each part, by the number of denoising steps, beside the paper's total."""
     metrics = results[STAGE]["metrics"]
     return time_table(metrics["timing"][metrics["sampler"]])
 
 
 def time_table(timing: Mapping[str, Any]) -> pd.DataFrame:
-    """The rows of one timing (see `evaluation.timing.time_pipeline`) beside the paper's seconds."""
+    """The rows of one timing (see `timing.time_pipeline`) beside the paper's seconds."""
+    table = pd.DataFrame(timing["rows"])[["steps", *_TIMES]].rename(columns={"steps": "# iters"})
     paper = supplement("table_s2").set_index("iters")["seconds"]
-    return pd.DataFrame(
-        [
-            {
-                "# iters": row["steps"],
-                **{
-                    part: row[part] for part in ("encode", "denoise", "decode", "postprocess", "total", "least", "most")
-                },
-                "paper": float(paper[row["steps"]]) if row["steps"] in paper.index else None,
-            }
-            for row in timing["rows"]
-        ]
-    )
+    return table.assign(paper=table["# iters"].map(paper))
 
 
 def inference_time_findings(results: Records) -> list[str]:
@@ -116,23 +100,17 @@ def inference_time_findings(results: Records) -> list[str]:
     slowest = max(row["postprocess"] for row in rows)
     return [
         time_fits(metrics),
-        f"Post-processing takes at most {1000 * slowest:.1f} ms of an image here; the supplement states"
+        f"Post-processing takes at most {1000 * slowest:.1f} ms per image here; the supplement states"
         f" {1000 * paper_number('postprocessing'):.0f} ms for its own at 512 px and"
         f" {1000 * paper_number('painter_postprocessing_448'):.0f} ms for Painter's, on its machine.",
     ]
 
 
 def sampler_frontier(results: Records) -> pd.DataFrame:
-    """Quality and seconds of every sampler at a few numbers of steps, all on the same images."""
+    """Quality and latency of every sampler at a few numbers of steps, all on the same images."""
     metrics = results[STAGE]["metrics"]
-    lines = []
-    for sampler in metrics["timing"]:
-        seconds = _seconds(metrics, sampler)
-        for row in _rows(metrics, sampler, metrics["images"]["frontier"]):
-            line = {"sampler": sampler, "# iters": row["steps"], **_quality(row), "time [s]": seconds.get(row["steps"])}
-            lines.append(line)
-    frame = pd.DataFrame(lines)
-    return frame.drop(columns=[name for name in frame.columns if name.endswith(("SQ", "RQ"))])
+    tables = {name: _quality(metrics, name, metrics["images"]["frontier"], keys=("pq",)) for name in metrics["timing"]}
+    return pd.concat(tables, names=["sampler"]).reset_index("sampler").reset_index(drop=True)
 
 
 def sampler_frontier_findings(results: Records) -> list[str]:
@@ -161,20 +139,10 @@ def denoising_trajectory(results: Records) -> pd.DataFrame:
     """What changes from step to step within one sampling, at the steps of Figure S5, in percent."""
     metrics = results[STAGE]["metrics"]
     steps = metrics["trajectory"]["steps"]
-    shown = {count for count in metrics["shown"] if count <= len(steps)} | {1, len(steps)}
-    names = {
-        "grouped": "covering two",
-        "changed": "pixels changed",
-        "wrong": "pixels wrong",
-        "kept": "errors kept",
-        "lasting": "errors that last",
-        "spoiled": "right, then wrong",
-        "found_small": "small found",
-        "found_large": "large found",
-    }
+    shown = {*metrics["shown"], 1, len(steps)}
     return pd.DataFrame(
         [
-            {"step": row["step"], **{title: percent(row[name]) for name, title in names.items()}}
+            {"step": row["step"], **{title: percent(row[name]) for name, title in _TRAJECTORY.items()}}
             for row in steps
             if row["step"] in shown
         ]
@@ -202,21 +170,19 @@ def denoising_trajectory_findings(results: Records) -> list[str]:
     ]
 
 
-def _rows(metrics: Mapping[str, Any], sampler: str, images: int) -> list[Mapping[str, Any]]:
+def _quality(
+    metrics: Mapping[str, Any], sampler: str, images: int, *, keys: Sequence[str] = ("pq", "sq", "rq")
+) -> pd.DataFrame:
+    """Quality in percent and latency by the number of steps, of one sampler on so many images."""
+    seconds = {row["steps"]: row["total"] for row in metrics["timing"][sampler]["rows"]}
     chosen = [row for row in metrics["rows"] if row["sampler"] == sampler and row["images"] == images]
-    return sorted(chosen, key=lambda row: row["steps"])
-
-
-def _seconds(metrics: Mapping[str, Any], sampler: str) -> dict[int, float]:
-    return {row["steps"]: row["total"] for row in metrics["timing"][sampler]["rows"]}
-
-
-def _quality(row: Mapping[str, Any]) -> dict[str, float | None]:
-    agnostic, panoptic = row["class_agnostic"]["All"], row["panoptic"]
-    return {
-        **{name: percent(agnostic[key]) for name, key in _AGNOSTIC.items()},
-        "mIoU": percent(row["miou"]),
-        **{name: percent(panoptic["All"][key]) for name, key in _PANOPTIC.items()},
-        "PQ things": percent(panoptic["Things"]["pq"]),
-        "PQ stuff": percent(panoptic["Stuff"]["pq"]),
-    }
+    return pd.DataFrame(
+        [
+            {
+                "# iters": row["steps"],
+                **quality_columns(row, keys, things_and_stuff=True),
+                "time [s]": seconds.get(row["steps"]),
+            }
+            for row in sorted(chosen, key=lambda row: row["steps"])
+        ]
+    )

@@ -1,7 +1,7 @@
-"""Seconds that a pipeline takes for an image, part by part, and how they grow with the denoising steps (Table S2).
+"""Latency per image of a pipeline, part by part, and how it grows with the number of denoising steps (Table S2).
 
-Each part ends with a wait for the device, a warm-up precedes, and what is reported are medians of repetitions. The
-repetitions go round over all step counts, so that a machine that slows down for a while does so for all of them.
+Each part ends with a device synchronisation; after a warm-up, medians over repetitions are reported. Repetitions cycle
+through all step counts, so that a temporary slowdown of the machine affects all of them alike.
 """
 
 import contextlib
@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from tqdm.auto import tqdm
 
@@ -19,10 +20,10 @@ from ...core.randomness import torch_generator
 from ...pipeline.decoding import decode_image
 from ...pipeline.images import Picture
 from ...pipeline.ldmseg import LDMSegPipeline
-from .line_fit import fit_line
 
 Precision = Literal["fp32", "fp16", "bf16"]
 PARTS = ("encode", "denoise", "decode", "postprocess")
+TASKS = ("instance", "semantic")
 _TYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -43,13 +44,12 @@ def time_pipeline(
     precision: Precision = "fp32",
     repeats: int = 5,
     warmups: int = 2,
-    tasks: Sequence[str] = ("instance", "semantic"),
     progress: bool = True,
 ) -> dict[str, Any]:
     """Time the pipeline on `images`, which go through it as one batch, at each number of denoising steps.
 
     Args:
-        pipeline: on the device that is to be timed.
+        pipeline: on the device to be timed.
         images: one batch; their number divides the seconds.
         step_counts: numbers of denoising steps.
         seed: of the noise.
@@ -57,7 +57,6 @@ def time_pipeline(
         precision: of the image encoder and the denoiser; decoding is always in float32.
         repeats: measurements of each number of steps.
         warmups: runs before them, at the least number of steps, that are not measured.
-        tasks: what is predicted.
         progress: show a bar.
 
     Returns:
@@ -70,7 +69,7 @@ def time_pipeline(
     """
     if not images or not step_counts or repeats < 1:
         raise InputError("timing needs at least one image, one number of steps and one repetition")
-    settings: dict[str, Any] = {"seed": seed, "sampler": sampler, "precision": precision, "tasks": tasks}
+    settings: dict[str, Any] = {"seed": seed, "sampler": sampler, "precision": precision}
     for _ in range(warmups):
         _time_once(pipeline, images, min(step_counts), **settings)
     measured: dict[int, list[dict[str, float]]] = {steps: [] for steps in step_counts}
@@ -78,46 +77,47 @@ def time_pipeline(
     for steps in tqdm(rounds, desc=f"timing {sampler or pipeline.config.sampler}", unit="run", disable=not progress):
         measured[steps].append(_time_once(pipeline, images, steps, **settings))
     rows = [_row(steps, runs, len(images)) for steps, runs in measured.items()]
-    line = fit_line([r["steps"] for r in rows], [r["total"] for r in rows]) if len(rows) > 1 else None
+    threads = "" if pipeline.device.type == "cuda" else f", {torch.get_num_threads()} threads"
     return {
-        "device": device_name()
-        if pipeline.device.type == "cuda"
-        else f"{device_name()}, {torch.get_num_threads()} threads",
+        "device": device_name() + threads,
         "precision": precision,
         "batch": len(images),
         "image_size": pipeline.config.image_size,
         "sampler": sampler or pipeline.config.sampler,
-        "tasks": list(tasks),
+        "tasks": list(TASKS),
         "repeats": repeats,
         "rows": rows,
-        "fit": line and {"fixed": line.fixed, "per_step": line.per_step},
+        "fit": fit_line([r["steps"] for r in rows], [r["total"] for r in rows]) if len(rows) > 1 else None,
     }
 
 
+def fit_line(steps: Sequence[int], seconds: Sequence[float]) -> dict[str, float]:
+    """The least-squares line seconds = fixed + per_step x denoising steps, as {"fixed", "per_step"}.
+
+    Raises:
+        InputError: fewer than two different numbers of steps.
+    """
+    if len(set(steps)) < 2:
+        raise InputError(f"a line needs at least two numbers of steps, not {sorted(set(steps))}")
+    per_step, fixed = np.polyfit(np.asarray(steps, float), np.asarray(seconds, float), 1)
+    return {"fixed": float(fixed), "per_step": float(per_step)}
+
+
 def time_samplers(
-    pipeline: LDMSegPipeline,
-    images: Sequence[Picture],
-    step_counts: Mapping[str, Sequence[int]],
-    *,
-    seed: int = 0,
-    precision: Precision = "fp32",
-    repeats: int = 5,
+    pipeline: LDMSegPipeline, images: Sequence[Picture], step_counts: Mapping[str, Sequence[int]], **settings: Any
 ) -> dict[str, dict[str, Any]]:
     """`time_pipeline` for each sampler of `step_counts`, which names its numbers of steps."""
     return {
-        sampler: time_pipeline(
-            pipeline, images, counts, seed=seed, sampler=sampler, precision=precision, repeats=repeats
-        )
+        sampler: time_pipeline(pipeline, images, counts, sampler=sampler, **settings)
         for sampler, counts in step_counts.items()
     }
 
 
 def _row(steps: int, runs: Sequence[Mapping[str, float]], batch: int) -> dict[str, Any]:
     totals = [sum(run.values()) / batch for run in runs]
-    medians = {part: statistics.median(run[part] for run in runs) / batch for part in PARTS}
     return {
         "steps": steps,
-        **medians,
+        **{part: statistics.median(run[part] for run in runs) / batch for part in PARTS},
         # the median of the sums, which need not be the sum of the medians
         "total": statistics.median(totals),
         "least": min(totals),
@@ -134,7 +134,6 @@ def _time_once(
     seed: int,
     sampler: str | None,
     precision: Precision,
-    tasks: Sequence[str],
 ) -> dict[str, float]:
     """Seconds of each part, of the whole batch."""
     seconds: dict[str, float] = {}
@@ -144,7 +143,7 @@ def _time_once(
     generators = [torch_generator(seed, "timing", number) for number in range(len(images))]
     with _timed(seconds, "denoise", device), autocast(device, precision):
         latents = pipeline.predict(
-            features, generators=generators, tasks=tasks, num_inference_steps=num_inference_steps, sampler=sampler
+            features, generators=generators, tasks=TASKS, num_inference_steps=num_inference_steps, sampler=sampler
         )
     # image by image, as the pipeline decodes: the logits of many at once may not fit in memory
     for number, size in enumerate(features.sizes):

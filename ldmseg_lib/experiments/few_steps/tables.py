@@ -1,8 +1,8 @@
-"""The tables of notebook 12: the distilled student beside its teacher, and several samples as evidence.
+"""The tables of notebook 12: the distilled student beside its teacher, and the consensus of several samples.
 
-Its metrics hold `teacher` and `student`: rows as `evaluation.denoising_steps.evaluate_runs` returns them; `timing`: by
-"teacher" and "student", as `evaluation.timing.time_samplers` does; `agreement`: as
-`evaluation.agreement.AgreementScores.compute` does; `images`, `samples` and `sampled_steps`.
+Its metrics hold `teacher` and `student`: rows as `denoising_steps.study.evaluate_runs` returns them; `timing`: by
+"teacher" and "student", as `denoising_steps.timing.time_samplers` does; `agreement`: as
+`agreement.AgreementScores.compute` does; `images`, `samples` and `sampled_steps`.
 """
 
 from collections.abc import Mapping
@@ -11,47 +11,45 @@ from typing import Any
 import pandas as pd
 
 from ..findings import scope
-from ..records import Records, percent
+from ..records import Records, percent, quality_columns
 from ..supplement import supplement
 
 STAGE = "12_few_steps"
-_SHARES = {4: 0.98, 1: 0.85}  # what a few-step model is hoped to keep of its teacher's longest sampling
+_GOALS = {4: 0.98, 1: 0.85}  # share of the teacher's quality that a few-step student should reach
+_RELATIVE = "relative to teacher"
 
 
 def few_steps(results: Records) -> pd.DataFrame:
-    """Quality in percent, the share of the teacher's longest sampling that it is, and seconds, by model and steps."""
+    """Quality in percent, also relative to the teacher with most steps, and latency, by model and steps."""
     metrics = results[STAGE]["metrics"]
-    paper = supplement("table_s2").set_index("iters")
-    longest = _at_most_steps(metrics)
+    paper = supplement("table_s2").set_index("iters")["class_agnostic_pq"]
+    sampler = metrics["teacher"][0]["sampler"]
+    longest = max((row for row in metrics["teacher"] if row["sampler"] == sampler), key=lambda row: row["steps"])
+    best = longest["class_agnostic"]["All"]["pq"]
     rows = []
     for model in ("teacher", "student"):
-        seconds = {
-            (sampler, row["steps"]): row["total"]
-            for sampler, timed in metrics["timing"][model].items()
-            for row in timed["rows"]
-        }
         for row in metrics[model]:
-            pq = row["class_agnostic"]["All"]["pq"]
-            steps = row["steps"]
-            known = model == "teacher" and row["sampler"] == metrics[model][0]["sampler"] and steps in paper.index
+            steps, timed = row["steps"], metrics["timing"][model].get(row["sampler"], {"rows": []})
+            published = paper.get(steps) if (model, row["sampler"]) == ("teacher", sampler) else None
+            quality = quality_columns(row, ("pq",))
+            pq = quality.pop("class-agn. PQ")
             rows.append(
                 {
                     "model": model,
                     "sampler": row["sampler"],
                     "# iters": steps,
-                    "class-agn. PQ": percent(pq),
-                    "of the teacher's longest": percent(pq / longest) if pq is not None and longest else None,
-                    "mIoU": percent(row["miou"]),
-                    "PQ": percent(row["panoptic"]["All"]["pq"]),
-                    "time [s]": seconds.get((row["sampler"], steps)),
-                    "paper class-agn. PQ": float(paper["class_agnostic_pq"][steps]) if known else None,
+                    "class-agn. PQ": pq,
+                    _RELATIVE: pq / best if pq is not None and best else None,
+                    **quality,
+                    "time [s]": next((time["total"] for time in timed["rows"] if time["steps"] == steps), None),
+                    "paper class-agn. PQ": published,
                 }
             )
     return pd.DataFrame(rows)
 
 
 def few_steps_findings(results: Records) -> list[str]:
-    """What the student keeps of the teacher's longest sampling with 4 steps and with 1, beside teacher and paper."""
+    """Quality of the student with 4 steps and with 1, relative to the teacher with most steps, beside the paper's."""
     record = results[STAGE]
     table = few_steps(results)
     paper = supplement("table_s2").set_index("iters")["class_agnostic_pq"]
@@ -59,17 +57,17 @@ def few_steps_findings(results: Records) -> list[str]:
     # of each model by its first sampler
     first = {model: record["metrics"][model][0]["sampler"] for model in ("teacher", "student")}
     shares = {
-        (row["model"], row["# iters"]): row["of the teacher's longest"]
+        (row["model"], row["# iters"]): row[_RELATIVE]
         for row in table.to_dict("records")
         if row["sampler"] == first[row["model"]]
     }
     paper_longest = paper[longest] if longest in paper else paper.max()
     sentences = []
-    for steps, goal in _SHARES.items():
+    for steps, goal in _GOALS.items():
         student, teacher = shares.get(("student", steps)), shares.get(("teacher", steps))
-        if student is None or student != student:
+        if pd.isna(student):
             continue
-        before = "" if teacher is None or teacher != teacher else f" (the teacher {teacher:.0f} %)"
+        before = "" if pd.isna(teacher) else f" (the teacher {teacher:.0f} %)"
         theirs = f"; the paper's model keeps {100 * paper[steps] / paper_longest:.0f} % there" if steps in paper else ""
         reached = "reached" if student >= 100 * goal else "not reached"
         sentences.append(
@@ -113,19 +111,14 @@ def sample_consensus(results: Records) -> pd.DataFrame:
     }
     return pd.DataFrame(
         [
-            {
-                "prediction": names[name],
-                **{f"class-agn. {key.upper()}": percent(score["class_agnostic"]["All"][key]) for key in _KEYS},
-                "mIoU": percent(score["miou"]),
-                **{key.upper(): percent(score["panoptic"]["All"][key]) for key in _KEYS},
-            }
+            {"prediction": names[name], **quality_columns(score)}
             for name, score in metrics["agreement"]["scores"].items()
         ]
     )
 
 
 def sample_consensus_findings(results: Records) -> list[str]:
-    """Whether the vote beats a single sample, and how well agreement tells right pixels from wrong ones."""
+    """Whether the consensus beats a single sample, and how well agreement separates correct from wrong pixels."""
     record = results[STAGE]
     found = record["metrics"]["agreement"]
     quality = {name: percent(score["class_agnostic"]["All"]["pq"]) for name, score in found["scores"].items()}
@@ -138,7 +131,7 @@ def sample_consensus_findings(results: Records) -> list[str]:
         )
     if found["auroc"] is not None:
         sentences.append(
-            f"A wrong pixel has less agreement than a right one with probability {found['auroc']:.2f} (area under the"
+            f"A wrong pixel has less agreement than a correct one with probability {found['auroc']:.2f} (area under the"
             " ROC curve; 0.5 would be chance)."
         )
     if found["correlation"] is not None:
@@ -150,25 +143,13 @@ def sample_consensus_findings(results: Records) -> list[str]:
 
 
 def agreement_levels(results: Records) -> pd.DataFrame:
-    """For each number of agreeing samples: the share of pixels that have it, and the share of those that is right."""
+    """For each number of agreeing samples: the share of pixels that have it, and the share of those that is correct."""
     levels = results[STAGE]["metrics"]["agreement"]["levels"]
     total = sum(level["pixels"] for level in levels)
     return pd.DataFrame(
-        [
-            {
-                "samples that agree": level["agreeing"],
-                "pixels": percent(level["pixels"] / total),
-                "right": percent(level["right"]),
-            }
-            for level in levels
-        ]
+        {
+            "samples that agree": [level["agreeing"] for level in levels],
+            "pixels": [percent(level["pixels"] / total) for level in levels],
+            "correct": [percent(level["right"]) for level in levels],
+        }
     )
-
-
-_KEYS = ("pq", "sq", "rq")
-
-
-def _at_most_steps(metrics: Mapping[str, Any]) -> float | None:
-    """The teacher's class-agnostic PQ at its largest number of steps of its first sampler."""
-    rows = [row for row in metrics["teacher"] if row["sampler"] == metrics["teacher"][0]["sampler"]]
-    return max(rows, key=lambda row: row["steps"])["class_agnostic"]["All"]["pq"]
