@@ -75,9 +75,10 @@ def test_a_finished_training_is_not_done_again(trained, profile, dataset, smoke_
 
 
 def test_a_model_without_it_gets_it_and_one_of_another_width_is_refused(profile, dataset, smoke_run, trained, tmp_path):
-    grown, _ = train_diffusion(
-        profile, dataset, {"mask": smoke_run.autoencoder}, tmp_path / "grown", start=smoke_run.pipeline
-    )
+    without = dataclasses.replace(profile, denoiser=dataclasses.replace(profile.denoiser, affinity_channels=None))
+    plain, _ = train_diffusion(without, dataset, {"mask": smoke_run.autoencoder}, tmp_path / "plain")
+    assert plain.denoiser.affinity is None
+    grown, _ = train_diffusion(profile, dataset, {"mask": smoke_run.autoencoder}, tmp_path / "grown", start=plain)
     assert grown.denoiser.config.affinity_channels == 4 and (tmp_path / "grown" / "affinity").is_dir()
     _, pipeline, _ = trained
     further, _ = train_diffusion(
