@@ -177,6 +177,7 @@ class EvaluationProfile:
     batch_size: PositiveInt
     sampler: Literal[SamplerName, "consistency"]
     num_inference_steps: PositiveInt
+    round_estimates: bool  # each estimate of z_0 to the nearest valid map on the way; not where tables are the paper's
     threshold: Share
     min_area: NonNegativeInt  # pixels at the evaluated size
     tile_size: PositiveInt | None  # predict in overlapping tiles of this side; None: the whole image at once

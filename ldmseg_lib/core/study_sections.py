@@ -125,6 +125,7 @@ class EncodingsProfile:
     seeds: Annotated[tuple[NonNegativeInt, ...], MinLen(1)]  # each trains every encoding once
     palettes: tuple[PaletteName, ...]  # colours beside those of the table
     image_size: PositiveInt  # pixels
+    crop_size: PositiveInt | None  # side in pixels of training crops at the images' own resolution; None: whole images
     channels: Channels
     latent_channels: PositiveInt
     num_upscalers: NonNegativeInt
@@ -140,6 +141,8 @@ class EncodingsProfile:
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds {list(self.seeds)} must be different")
         check_channels(self.channels, self.num_upscalers, self.image_size)
+        if self.crop_size is not None and self.crop_size % 2 ** (len(self.channels) - 1):
+            raise ValueError(f"crop_size {self.crop_size} is no multiple of {2 ** (len(self.channels) - 1)}")
         return self
 
 

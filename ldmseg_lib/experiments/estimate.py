@@ -19,7 +19,7 @@ from ..core.profiles import Profile
 from ..core.sections import TrainingProfile
 from ..models.autoencoder import build_autoencoder
 from .components.rows import TABLE_S3, Variant, component_rows, variant_profile
-from .encodings.study import TABLE_S1, encoding_profile
+from .encodings.study import TABLE_S1, cropped, encoding_profile
 from .fake_networks import TRAINED_HERE, DiffusionNetworks, autoencoder_step, mask2former_step
 from .step_cost import FLOAT32, StepCost, without_content
 
@@ -129,7 +129,7 @@ def work_of(profile: Profile) -> Iterator[Callable[[], Work]]:
     tasks, evaluation = list(settings.tasks), profile.evaluation
     yield lambda: autoencoder("02_autoencoder", profile.autoencoder.training)
     for encoding in (*TABLE_S1, *profile.encodings.palettes):
-        changed = encoding_profile(profile, encoding)
+        changed = cropped(encoding_profile(profile, encoding))
         encodings = changed.encodings
         yield functools.partial(autoencoder, "03_encodings", encodings.training, of=changed, times=len(encodings.seeds))
     yield lambda: diffusion("04_diffusion", tasks, settings.training)

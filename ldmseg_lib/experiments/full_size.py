@@ -104,6 +104,7 @@ def random_pipeline(
         categories=[{"id": i, "name": str(i), "isthing": int(i <= _THINGS)} for i in range(1, _CLASSES + 1)],
         prediction_type=profile.diffusion.prediction_type,
         sampler=profile.evaluation.sampler,
+        round_estimates=profile.evaluation.round_estimates,
         threshold=profile.evaluation.threshold,
         min_area=profile.evaluation.min_area,
     )

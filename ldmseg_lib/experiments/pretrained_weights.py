@@ -28,7 +28,6 @@ from ..pipeline.model_card import TrainingFacts, model_card
 from ..pipeline.pretrained import EMBEDDED
 from ..training.autoencoder import train_autoencoder
 from ..training.diffusion import train_diffusion
-from .few_steps.agreement import evaluate_agreement
 from .segmentation import Cleaning, evaluate_segmentation
 
 SPLITS = ("ready_train", "ready_val", "ready_test")
@@ -46,6 +45,7 @@ def make_ready_weights(
     seed: int = 0,
     further_steps: Sequence[int] = (),
     samples: int = 1,
+    sample_steps: int | None = None,
     command: str = "python -m ldmseg_lib.experiments.pretrained_weights",
     progress: bool = True,
 ) -> dict[str, Any]:
@@ -60,6 +60,7 @@ def make_ready_weights(
         seed: of the training and of the samples.
         further_steps: numbers of sampling steps at which class-agnostic PQ is measured beside the profile's.
         samples: of each image, whose consensus is measured too if they are several.
+        sample_steps: sampling steps of each of them; None: as the profile's evaluation.
         command: what the card says to run.
         progress: show progress bars.
 
@@ -91,7 +92,15 @@ def make_ready_weights(
         _forget_origin(packed)
         _require_small(packed)
         pipeline = LDMSegPipeline.from_pretrained(packed).to(device)
-        metrics = _measure(profile, pipeline, root, seed, further_steps, samples)
+        metrics = _measure(
+            profile,
+            pipeline,
+            root,
+            seed=seed,
+            further_steps=further_steps,
+            samples=samples,
+            sample_steps=sample_steps or profile.evaluation.num_inference_steps,
+        )
         facts = _facts(profile, metrics, command, start=start)
         write_text(packed / "README.md", model_card(pipeline, facts, title="LDMSeg on the embedded scenes"))
         if out.exists():
@@ -129,17 +138,25 @@ def _require_small(folder: Path) -> None:
 
 
 def _measure(
-    profile: Profile, pipeline: LDMSegPipeline, root: Path, seed: int, further_steps: Sequence[int], samples: int
+    profile: Profile,
+    pipeline: LDMSegPipeline,
+    root: Path,
+    *,
+    seed: int,
+    further_steps: Sequence[int],
+    samples: int,
+    sample_steps: int,
 ) -> dict[str, Any]:
     settings = profile.evaluation
     scenes = validation_split(profile, root, seed=seed, split="ready_test")
 
-    def scores(steps: int) -> dict[str, Any]:
+    def scores(steps: int, num_samples: int = 1) -> dict[str, Any]:
         found, _ = evaluate_segmentation(
             pipeline,
             scenes,
             seed=seed,
             num_inference_steps=steps,
+            num_samples=num_samples,
             batch_size=settings.batch_size,
             cleanings={"both": Cleaning(settings.threshold, settings.min_area)},
         )
@@ -156,17 +173,10 @@ def _measure(
     for steps in further_steps:
         metrics[f"class-agnostic PQ with {steps} steps"] = scores(steps)["class_agnostic"]["All"]["pq"]
     if samples > 1:
-        found, _ = evaluate_agreement(
-            pipeline,
-            scenes,
-            seed=seed,
-            num_samples=samples,
-            num_images=len(scenes),
-            num_inference_steps=settings.num_inference_steps,
-        )
-        voted = found["scores"]["consensus"]
-        metrics[f"class-agnostic PQ, consensus of {samples} samples"] = voted["class_agnostic"]["All"]["pq"]
-        metrics[f"panoptic PQ, consensus of {samples} samples"] = voted["panoptic"]["All"]["pq"]
+        voted, what = scores(sample_steps, samples), f"consensus of {samples} samples of {sample_steps} steps"
+        metrics[f"class-agnostic PQ, {what}"] = voted["class_agnostic"]["All"]["pq"]
+        metrics[f"panoptic PQ, {what}"] = voted["panoptic"]["All"]["pq"]
+        metrics[f"mIoU, {what}"] = voted["miou"]
     return metrics
 
 
@@ -190,7 +200,8 @@ def _facts(profile: Profile, metrics: Mapping[str, Any], command: str, *, start:
         budget=f"{trained}; begun from {begun}. Stored in half precision. Measured on: {device_name()}.",
         evaluation=(
             f"On the {data.val_scenes} scenes of ready_test, from the weights as stored: "
-            f"{evaluation.num_inference_steps} steps of {evaluation.sampler}, threshold {evaluation.threshold}, "
+            f"{evaluation.num_inference_steps} steps of {evaluation.sampler}"
+            f"{', estimates rounded' if evaluation.round_estimates else ''}, threshold {evaluation.threshold}, "
             f"min_area {evaluation.min_area} px."
         ),
         metrics=metrics,
@@ -219,6 +230,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--samples", type=int, default=1, help="of each image, to measure the consensus of several too (%(default)s)"
     )
+    parser.add_argument(
+        "--sample-steps", type=int, help="sampling steps of each of these (default: as the profile's evaluation)"
+    )
     parser.add_argument("--start", type=Path, help="go on from this trained pipeline, and keep its autoencoder")
     parser.add_argument("--pipeline", type=Path, help="pack this pipeline, trained on ready_train, instead of training")
     parser.add_argument("--work", type=Path, default=paths.RUNS / "ready", help="scenes and checkpoints (%(default)s)")
@@ -237,6 +251,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             seed=options.seed,
             further_steps=options.further_steps,
             samples=options.samples,
+            sample_steps=options.sample_steps,
             command=" ".join(["python -m ldmseg_lib.experiments.pretrained_weights", *quoted]),
         )
     except InputError as error:

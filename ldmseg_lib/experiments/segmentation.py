@@ -152,6 +152,7 @@ class Sampled:
     sizes: list[tuple[int, int]]
     estimates: list[dict[str, Tensor]] = field(default_factory=list)  # after each step, if asked for
     tile_size: int | None = None
+    num_samples: int = 1
 
     def decode(
         self, pipeline: LDMSegPipeline, cleaning: Cleaning, latents: Mapping[str, Tensor] | None = None
@@ -161,6 +162,7 @@ class Sampled:
             self.latents if latents is None else latents,
             self.sizes,
             tile_size=self.tile_size,
+            num_samples=self.num_samples,
             threshold=cleaning.threshold,
             min_area=cleaning.min_area,
         )
@@ -179,6 +181,8 @@ def sample_split(
     batch_size: int,
     tasks: Sequence[str] = ("instance", "semantic"),
     sampler: str | None = None,
+    round_estimates: bool | None = None,
+    num_samples: int = 1,
     tile_size: int | None = None,
     indices: Sequence[int] | None = None,
     keep_estimates: bool = False,
@@ -187,14 +191,16 @@ def sample_split(
     """Sample the images of a split, batch by batch. Each image's noise comes from (seed, image id) alone.
 
     Args:
-        batch_size: images, or tiles, at a time.
+        batch_size: samples of images, or of tiles, at a time.
+        sampler, round_estimates: instead of the pipeline's own.
+        num_samples: of each image; maps are their consensus.
         tile_size: side in pixels of the overlapping tiles that images are cut into; None: each image at once.
         indices: of the images; None: all.
         keep_estimates: keep the estimate of z_0 after each step.
     """
     indices = range(len(dataset)) if indices is None else indices
     truths = (dataset.ground_truth(i) for i in indices)
-    groups = fill_batches(truths, lambda truth: count_tiles(truth.ids.shape, tile_size), batch_size)
+    groups = fill_batches(truths, lambda truth: count_tiles(truth.ids.shape, tile_size) * num_samples, batch_size)
     with tqdm(total=len(indices), desc=f"{num_inference_steps} steps", unit="image", disable=not progress) as bar:
         for group in groups:
             steps: list[list[dict[str, Tensor]]] = [[] for _ in range(num_inference_steps if keep_estimates else 0)]
@@ -206,10 +212,12 @@ def sample_split(
                 tasks=tasks,
                 num_inference_steps=num_inference_steps,
                 sampler=sampler,
+                round_estimates=round_estimates,
+                num_samples=num_samples,
                 on_estimate=functools.partial(_append, steps) if keep_estimates else None,
             )
             estimates = [{task: torch.cat([part[task] for part in parts]) for task in tasks} for parts in steps]
-            yield Sampled(group, latents, [truth.ids.shape for truth in group], estimates, tile_size)
+            yield Sampled(group, latents, [truth.ids.shape for truth in group], estimates, tile_size, num_samples)
             bar.update(len(group))
 
 

@@ -86,9 +86,6 @@ class AffinityPooling(nn.Module):
             affinity: of `forward`.
             clean: z_0.
             timesteps: of each sample several, 0..999.
-
-        Returns:
-            In shares of the variance of z_0.
         """
         with torch.autocast(clean.device.type, enabled=False):
             mean = affinity @ _blocks(clean.float()).flatten(2).transpose(1, 2)
@@ -97,7 +94,7 @@ class AffinityPooling(nn.Module):
             abar, shrinkage = self._levels(levels), self._shrinkage(worth, levels)
             biased = (shrinkage * abar.sqrt())[..., None] * mean[:, None] - target[:, None]
             error = biased.square().mean(-1) + shrinkage.square() * (1 - abar) / worth
-            return error.mean(1) / target.var()
+            return error.mean(1)
 
     def _levels(self, timesteps: Int[Tensor, "*any"]) -> Float[Tensor, "*any"]:
         return self._abar.view(torch.float32)[timesteps]

@@ -226,6 +226,7 @@ def train_diffusion(
             categories=dataset.categories,
             prediction_type=profile.diffusion.prediction_type,
             sampler=profile.evaluation.sampler,
+            round_estimates=profile.evaluation.round_estimates,
             threshold=profile.evaluation.threshold,
             min_area=profile.evaluation.min_area,
             tile_size=profile.evaluation.tile_size,

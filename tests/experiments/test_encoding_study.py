@@ -7,7 +7,15 @@ import torch
 
 from ldmseg_lib.core.errors import InputError, ProfileError
 from ldmseg_lib.core.profiles import Profile
-from ldmseg_lib.experiments.encodings.study import NUM_IDS, TABLE_S1, encoding_profile, separation, study_encodings
+from ldmseg_lib.data.splits import training_split
+from ldmseg_lib.experiments.encodings.study import (
+    NUM_IDS,
+    TABLE_S1,
+    cropped,
+    encoding_profile,
+    separation,
+    study_encodings,
+)
 from ldmseg_lib.models.autoencoder import MaskAutoencoder, build_autoencoder
 
 NAMES = ("smoke", "demo", "gpu", "paper")
@@ -41,6 +49,20 @@ def test_the_paper_s_study_uses_the_paper_s_autoencoder():
     study, own = encoding_profile(profile, "bits").autoencoder, profile.autoencoder
     assert (study.channels, study.num_upscalers, study.num_points) == (own.channels, own.num_upscalers, own.num_points)
     assert study.training == own.training
+
+
+def test_crops_are_seen_in_training_alone(smoke_data, tmp_path):
+    """The profile of the training has them; the maps that are judged stay whole."""
+    settings = {"encodings.seeds": [0], "encodings.palettes": [], "encodings.crop_size": 16}
+    profile = Profile.load("smoke", settings)
+    data = cropped(encoding_profile(profile, "bits")).data
+    assert (data.crop_size, data.image_size) == (16, 16)
+    assert encoding_profile(profile, "bits").data.crop_size is None
+    assert training_split(cropped(encoding_profile(profile, "bits")), smoke_data)[0]["ids"].shape == (16, 16)
+    rows = study_encodings(profile, smoke_data, tmp_path)
+    assert [row["encoding"] for row in rows] == [*TABLE_S1]
+    with pytest.raises(ProfileError, match=r"crop_size 15 is no multiple of 2"):
+        Profile.load("smoke", settings | {"encodings.crop_size": 15})
 
 
 @pytest.fixture(scope="module")

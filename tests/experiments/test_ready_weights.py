@@ -82,7 +82,11 @@ def test_a_pipeline_trained_elsewhere_is_packed_and_an_older_one_replaced(
     assert "class-agnostic PQ" in capsys.readouterr().out
     card = (tmp_path / "o" / "README.md").read_text()
     assert f'--overrides "{overrides}"' in card
-    for metric in ("class-agnostic PQ with 1 steps", "class-agnostic PQ with 3 steps", "consensus of 2 samples"):
+    for metric in (
+        "class-agnostic PQ with 1 steps",
+        "class-agnostic PQ with 3 steps",
+        "consensus of 2 samples of 3 steps",
+    ):
         assert f"{metric} |" in card, metric
     assert [path.name for path in tmp_path.iterdir()] == ["o"]
 

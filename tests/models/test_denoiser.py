@@ -66,7 +66,7 @@ def pretrained(tmp_path_factory, smoke_profile) -> tuple[UNet2DConditionModel, P
 @pytest.fixture(scope="module")
 def small(smoke_profile) -> Denoiser:
     torch.manual_seed(0)
-    return build_denoiser(smoke_profile).eval()
+    return build_denoiser(with_denoiser(smoke_profile, affinity_channels=None)).eval()
 
 
 def inputs(channels: int, batch: int = 2, side: int = 8, seed: int = 0):

@@ -212,6 +212,8 @@ class ComponentStudy:
     def _pipeline(self, training: CachedResult, *, averaged: bool = True) -> LDMSegPipeline:
         pipeline = LDMSegPipeline.from_pretrained(training.folder / ("pipeline" if averaged else "pipeline_last"))
         pipeline.set_progress_bar_config(disable=True)
+        # Table S3 is of the plain samplers
+        pipeline.register_to_config(round_estimates=False)
         return pipeline.to(self.device)
 
     # scores

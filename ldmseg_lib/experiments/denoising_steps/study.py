@@ -92,6 +92,8 @@ def evaluate_runs(
             num_inference_steps=run.steps,
             batch_size=sampling.batch_size,
             sampler=run.sampler,
+            # Table S2 is of the plain samplers
+            round_estimates=False,
             tile_size=sampling.tile_size,
             indices=range(judged[-1]),
             keep_estimates=statistics is not None,

@@ -47,6 +47,17 @@ def encoding_profile(profile: Profile, encoding: str) -> Profile:
     return changed
 
 
+def cropped(profile: Profile) -> Profile:
+    """`profile` as its autoencoder is trained: on random crops where `encodings` says so.
+
+    The network is convolutional: it learns from crops, at less cost a step, and is judged on whole maps.
+    """
+    side = profile.encodings.crop_size
+    if side is None:
+        return profile
+    return dataclasses.replace(profile, data=dataclasses.replace(profile.data, image_size=side, crop_size=side))
+
+
 def separation(encoding: str) -> float:
     """The least distance between the vectors of two of 256 ids, in ranges of a channel; 1 for bits."""
     vectors = get_encoding(encoding, NUM_IDS).codebook
@@ -82,8 +93,8 @@ def study_encodings(
         for encoding in (*TABLE_S1, *settings.palettes):
             changed = encoding_profile(profile, encoding)
             autoencoder, record = train_autoencoder(
-                changed,
-                training_split(changed, root, seed=derived),
+                cropped(changed),
+                training_split(cropped(changed), root, seed=derived),
                 Path(folder) / f"{encoding}-{own_seed}",
                 seed=derived,
                 on_log=on_log(encoding, own_seed) if on_log else None,
