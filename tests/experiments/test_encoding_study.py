@@ -107,7 +107,7 @@ def test_separation_is_the_least_distance_of_two_ids():
     [
         ("encodings.seeds=[]", r"encodings\.seeds"),
         ("encodings.seeds=[1, 1]", r"encodings\.seeds"),
-        ("encodings.palettes=[bits]", "'bits', which is no palette"),
+        ("encodings.palettes=[bits]", "palettes.0' must be 'colors_cube' or .*, not 'bits'"),
         ("encodings.palettes=[colours_hue]", "colors_hue"),
         ("encodings.channels=[16, 20]", r"encodings\.channels"),
         ("encodings.image_size=31", r"encodings\.image_size"),
