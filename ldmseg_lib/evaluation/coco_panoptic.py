@@ -167,7 +167,9 @@ def _evaluate_one(quality: PanopticQuality, rules: Rules, pair: ImagePair) -> Se
 
 
 def _ids(segments: Sequence[Mapping[str, Any]]) -> np.ndarray:
-    return np.array([s["id"] for s in segments if isinstance(s.get("id"), int)], np.int64)
+    """The ids that a PNG can hold; the matching names the others."""
+    ids = (segment.get("id") for segment in segments)
+    return np.array([i for i in ids if isinstance(i, int) and 0 < i < ID_LIMIT], np.int64)
 
 
 def _with_background(ids: np.ndarray, segments: Sequence[Mapping[str, Any]], category: int) -> tuple[np.ndarray, list]:

@@ -3,6 +3,7 @@
 import itertools
 import json
 import random
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -354,3 +355,15 @@ def test_a_category_that_only_equals_a_number_is_unknown(category):
     quality = PanopticQuality([{"id": 1, "name": "ball", "isthing": 1}])
     with pytest.raises(InputError, match="category"):
         quality.update(ids, [{"id": 1, "category_id": 1}], ids, [{"id": 1, "category_id": category}])
+
+
+def test_memory_does_not_grow_with_pairs_of_segments():
+    ids = np.arange(1, 4097).reshape(64, 64)
+    segments = [segment(i, 7) for i in range(1, 4097)]
+    tracemalloc.start()
+    metric = evaluated((ids, segments, ids[::-1].copy(), segments), (ids, segments, ids, segments))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    # a table of 4,096 x 4,096 counts is 128 MiB
+    assert peak < 16 * 2**20
+    assert totals(metric)[:3] == (8192, 0, 0)
