@@ -18,8 +18,10 @@ import pandas as pd
 from cycler import cycler
 from jaxtyping import Float, UInt8
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from ..core.files import replacing
 from ..pipeline.segment_colors import PALETTE, VOID, IdMap, matched_ids, ranked_ids, segment_color
@@ -51,6 +53,14 @@ def panels(count: int, size: tuple[float, float], **options: Any) -> tuple[Figur
     """A figure of `size` inches with `count` axes side by side; `options` are those of `Figure.subplots`."""
     figure = Figure(figsize=size)
     return figure, list(figure.subplots(1, count, squeeze=False, **options)[0])
+
+
+def log_axis(axis: Axis) -> None:
+    """A logarithmic axis whose ticks are plain numbers: 0.2 and not 2 x 10^-1."""
+    (axis.axes.set_xscale if axis is axis.axes.xaxis else axis.axes.set_yscale)("log")
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_formatter(NullFormatter())
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=7))
 
 
 def curve(ax: Axes, x: Iterable[Any], y: Iterable[Any], **options: Any) -> None:
@@ -198,7 +208,8 @@ def segment_statistics(statistics: Mapping[str, Any]) -> Figure:
     left.hist(counts, bins=list(np.arange(counts.min(initial=0), counts.max(initial=1) + 2) - 0.5))
     left.set(xlabel="segments in an image", ylabel="images")
     middle.hist(100 * shares, bins=list(np.geomspace(max(1e-2, 100 * shares.min(initial=1.0)), 100, 30)))
-    middle.set(xlabel="area of a segment, % of the image", ylabel="segments", xscale="log")
+    middle.set(xlabel="area of a segment, % of the image", ylabel="segments")
+    log_axis(middle.xaxis)
     right.barh([name for name, _ in classes], [count for _, count in classes])
     right.set(xlabel="segments" if len(classes) < 20 else "segments (20 most frequent classes)")
     return figure

@@ -10,6 +10,7 @@ from ldmseg_lib.experiments.components import tables as component_tables
 from ldmseg_lib.experiments.components.plots import feature_sheet, id_order_curves, size_curves
 from ldmseg_lib.experiments.supplement import supplement
 from ldmseg_lib.reproduction.results import build_table, write_tables
+from tests.experiments.figure_checks import problems
 
 EDGES = ((0, 63), (64, 255), (256, None))
 
@@ -170,7 +171,7 @@ def test_values_that_are_not_defined_make_no_figure_fail() -> None:
     metrics["latents"][0]["prediction"]["scores"]["sizes"][0] |= {"pq": None, "recall": None}
     assert len(size_curves(metrics["latents"]).axes) == 1
     table: pd.DataFrame = build_table("id_orders", known)
-    assert len(id_order_curves(table).axes) == 2
+    assert len(id_order_curves(table).axes) == 2 and not problems(id_order_curves(table))
     build_table("latent_resolution", known)
 
 

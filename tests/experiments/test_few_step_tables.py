@@ -13,6 +13,7 @@ from ldmseg_lib.experiments.few_steps.tables import (
     sample_consensus,
     sample_consensus_findings,
 )
+from tests.experiments.figure_checks import problems
 
 
 def quality(pq: float | None) -> dict:
@@ -106,7 +107,9 @@ def test_levels_of_agreement_are_shares_of_all_pixels(results):
 def test_figures_show_every_row(results):
     curves = few_step_curves(few_steps(results))
     assert [len(line.get_xdata()) for line in curves.axes[0].lines] == [3, 1, 2]
-    assert len(reliability_curve(agreement_levels(results)).axes[0].patches) == 2
+    reliability = reliability_curve(agreement_levels(results))
+    assert len(reliability.axes[0].patches) == 2
+    assert not problems(curves) and not problems(reliability)
     ids = np.array([[0, 1], [2, 2]])
     image = np.zeros((2, 2, 3), np.uint8)
     sheet = agreement_sheet([(image, ids, [ids, ids], ids, np.ones((2, 2)))] * 3)

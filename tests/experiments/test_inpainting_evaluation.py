@@ -19,6 +19,7 @@ from ldmseg_lib.experiments.inpainting import (
 from ldmseg_lib.experiments.plots import inpainting_curves
 from ldmseg_lib.reproduction.results import build_table
 from tests.data.folders import empty_folder
+from tests.experiments.figure_checks import problems
 from tests.pipeline.perfect_model import CELLS, SIDE, at_size, perfect_pipeline, scene
 
 DROPS = [Drop(1, 0.5), Drop(2, 0.3), Drop(2, 0.7), Drop(4, 0.5)]
@@ -177,7 +178,7 @@ def test_the_table_averages_over_rates_and_marks_the_papers_number_as_secondary(
 
 def test_the_curves_draw_the_scores() -> None:
     axes = inpainting_curves(conditions()).axes
-    assert len(axes) == 4
+    assert len(axes) == 4 and not problems(axes[0].figure)
     whole = axes[0].lines[1]
     assert whole.get_label() == "nearest known label"
     assert whole.get_xdata().tolist() == pytest.approx([20, 60])

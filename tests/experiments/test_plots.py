@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 
 from ldmseg_lib.experiments import plots
 from ldmseg_lib.pipeline import segment_colors
+from tests.experiments.figure_checks import problems
 
 ID_MAPS = npst.arrays(np.int64, npst.array_shapes(min_dims=2, max_dims=2, max_side=6), elements=st.integers(0, 5))
 
@@ -207,3 +208,14 @@ def test_outside_a_notebook_nothing_is_drawn(tmp_path: Path, capsys: pytest.Capt
     plot.draw()
     plots.show(plots.loss_curve([{"step": 1, "loss": 1.0}]))
     assert capsys.readouterr().out == ""
+
+
+def test_the_check_of_figures_finds_what_is_wrong() -> None:
+    figure, (ax,) = plots.panels(1, (3, 2))
+    plots.curve(ax, [1, 2, 3], [1, 2, 30], label="line")
+    ax.set(ylim=(0, 10), xlabel="x")
+    ax.text(1, 1, "one")
+    ax.text(1, 1, "two")
+    ax.legend(loc="lower left")
+    found = " ".join(problems(figure))
+    assert all(part in found for part in ("lie outside", "y axis has no label", "'one' lies on 'two'", "legend covers"))

@@ -8,6 +8,7 @@ from ldmseg_lib.experiments.denoising_steps import tables as step_tables
 from ldmseg_lib.experiments.denoising_steps.plots import sampler_frontier, steps_curves, time_lines, trajectory_curves
 from ldmseg_lib.experiments.supplement import supplement
 from ldmseg_lib.reproduction.results import build_table, write_tables
+from tests.experiments.figure_checks import problems
 
 STAGE = step_tables.STAGE
 COUNTS = supplement("table_s2")["iters"].tolist()
@@ -174,18 +175,23 @@ def test_undefined_values_leave_tables_and_figures_whole(tmp_path) -> None:
     for step in known[STAGE]["metrics"]["trajectory"]["steps"]:
         step |= {"grouped": None, "lasting": None}
     assert {"table_s2", "sampler_frontier"} <= {file.stem for file in write_tables(known, tmp_path)}
-    steps_curves(build_table("table_s2", known)).canvas.draw()
+    assert not problems(steps_curves(build_table("table_s2", known)))
 
 
 def test_figures_show_what_the_tables_hold() -> None:
     known = records(lambda n: 0.1 + n / 1000)
-    curves = steps_curves(build_table("table_s2", known)).axes[2].lines
+    figure = steps_curves(build_table("table_s2", known))
+    assert not problems(figure)
+    curves = figure.axes[2].lines
     assert curves[0].get_ydata().tolist() == pytest.approx([10 + n / 10 for n in COUNTS])
     assert curves[1].get_ydata().tolist() == supplement("table_s2")["pq"].tolist()
     frontier = sampler_frontier(build_table("sampler_frontier", known)).axes[1]
+    assert not problems(frontier.figure)
     assert [line.get_label() for line in frontier.lines] == ["DDIM", "DDPM"]
     assert frontier.lines[0].get_xdata().tolist() == pytest.approx([0.038, 0.118])
-    assert [text.get_text() for text in frontier.texts] == ["1", "5", "1", "5"]
+    assert [text.get_text() for text in frontier.texts] == ["1", "5"]
     panels = trajectory_curves(known[STAGE]["metrics"]["trajectory"]["steps"]).axes
     assert [len(line.get_xdata()) for line in panels[1].lines] == [50, 49]
-    assert len(time_lines(build_table("inference_time", known)).axes[1].lines) == 2
+    assert not problems(panels[0].figure)
+    times = time_lines(build_table("inference_time", known))
+    assert len(times.axes[1].lines) == 2 and not problems(times)

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from matplotlib.figure import Figure
 
 from ...pipeline.segment_colors import PALETTE
-from ..plots import curve, panels, picture_grid, show_picture, styled
+from ..plots import curve, log_axis, panels, picture_grid, show_picture, styled
 
 
 @styled
@@ -37,8 +37,8 @@ def id_order_curves(table: pd.DataFrame) -> Figure:
     for ax, name in zip(axes, ("class-agn. PQ", "PQ")):
         for marker, order in zip("os", ("random", "by position")):
             curve(ax, table["# iters"], table[f"{name}, {order}"], marker=marker, label=f"ids {order}")
-        ax.set(title=name, xscale="log", xlabel="denoising steps", ylim=(0, None))
-    axes[0].set(ylabel="%")
+        ax.set(title=name, xlabel="denoising steps", ylabel="%", ylim=(0, None))
+        log_axis(ax.xaxis)
     axes[1].legend()
     return figure
 

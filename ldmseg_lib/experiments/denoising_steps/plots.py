@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from ...pipeline.segment_colors import PALETTE
-from ..plots import annotate_points, curve, panels, styled
+from ..plots import annotate_points, curve, log_axis, panels, styled
 from ..supplement import supplement
 
 _NAMES = {"ddim": "DDIM", "ddpm": "DDPM", "dpmsolver++": "DPM-Solver++", "unipc": "UniPC"}
@@ -31,26 +31,30 @@ def steps_curves(table: pd.DataFrame) -> Figure:
         curve(ax, table["# iters"], table[name], label="this run")
         theirs = {"linestyle": "--", "color": PALETTE[1], "marker": "s"}
         curve(ax, table["# iters"], table[f"paper {name}"], label="paper, COCO", **theirs)
-        ax.set(title=name, xscale="log", xlabel="denoising steps", ylim=(0, None))
-    axes[0].set(ylabel="%")
-    axes[-1].legend()
+        ax.set(title=name, xlabel="denoising steps")
+        log_axis(ax.xaxis)
+    axes[0].set(ylabel="%", ylim=(0, None))  # once all curves are there: setting a limit ends autoscaling
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return figure
 
 
 @styled
 def sampler_frontier(table: pd.DataFrame) -> Figure:
-    """PQ against latency per image, a line for each sampler, its points labelled with their number of steps.
+    """PQ against latency per image, a line for each sampler, those of the first labelled with their number of steps.
 
     Args:
         table: as `tables.sampler_frontier` makes it.
     """
     figure, axes = panels(2, (7.5, 3.2), sharex=True)
     for ax, name in zip(axes, ("class-agn. PQ", "PQ")):
-        for marker, (sampler, rows) in zip("osd^v", table.groupby("sampler", sort=False)):
+        samplers = list(table.groupby("sampler", sort=False))
+        for marker, (sampler, rows) in zip("osd^v", samplers):
             label = _NAMES.get(str(sampler), str(sampler))
             curve(ax, rows["time [s]"], rows[name], marker=marker, markersize=4, label=label)
-            annotate_points(ax, rows["time [s]"], rows[name], rows["# iters"])
-        ax.set(title=name, xscale="log", xlabel="latency per image, s", ylabel="%")
+        rows = samplers[0][1]
+        annotate_points(ax, rows["time [s]"], rows[name], rows["# iters"])
+        ax.set(title=name, xlabel="latency per image, s", ylabel="%")
+        log_axis(ax.xaxis)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     return figure
 
@@ -68,14 +72,15 @@ def trajectory_curves(steps: Sequence[Mapping[str, Any]]) -> Figure:
             points = [(row["step"], 100 * row[name]) for row in steps if row[name] is not None]
             if points:
                 ax.plot(*zip(*points), label=label)
-        ax.set(title=title, xscale="log", xlabel="denoising step", ylabel="%", ylim=(0, None))
-        ax.legend(fontsize=7)
+        ax.set(title=title, xlabel="denoising step", ylabel="%", ylim=(0, None))
+        log_axis(ax.xaxis)
+        ax.legend(fontsize=7, loc="upper left", bbox_to_anchor=(0, -0.25))
     return figure
 
 
 @styled
 def time_lines(table: pd.DataFrame) -> Figure:
-    """Latency per image against the number of denoising steps: this run's by part (stacked), and beside the paper's.
+    """Latency per image against the number of denoising steps: this run's by part, and the total beside the paper's.
 
     Args:
         table: as `tables.inference_time` makes it.
@@ -83,11 +88,16 @@ def time_lines(table: pd.DataFrame) -> Figure:
     paper = supplement("table_s2")
     parts = ["encode", "decode", "postprocess", "denoise"]
     figure, (left, right) = panels(2, (7.5, 2.8))
-    left.stackplot(table["# iters"], [table[part].astype(float) for part in parts], labels=parts, alpha=0.8)
-    left.set(title="this run", xlabel="denoising steps", ylabel="latency per image, s")
-    left.legend(loc="upper left")
+    for part in parts:
+        curve(left, table["# iters"], table[part], label=part)
+    left.set(title="this run, by part")
+    left.legend(loc="upper left", bbox_to_anchor=(0, -0.25), ncols=2)
     curve(right, table["# iters"], table["total"], label="this run")
     curve(right, paper["iters"], paper["seconds"], linestyle="--", marker="s", label="paper, RTX 4090")
-    right.set(title="total", xlabel="denoising steps", xscale="log", yscale="log")
-    right.legend()
+    right.set(title="total")
+    right.legend(loc="upper left", bbox_to_anchor=(0, -0.25))
+    for ax in (left, right):
+        ax.set(xlabel="denoising steps", ylabel="latency per image, s")
+        log_axis(ax.xaxis)
+        log_axis(ax.yaxis)
     return figure

@@ -8,7 +8,7 @@ from jaxtyping import Float, Int, UInt8
 from matplotlib.figure import Figure
 
 from ...pipeline.segment_colors import matched_ids
-from ..plots import annotate_points, curve, panels, picture_grid, show_panoptic, show_picture, styled
+from ..plots import annotate_points, curve, log_axis, panels, picture_grid, show_panoptic, show_picture, styled
 
 IdMap = Int[np.ndarray, "height width"]
 Row = tuple[UInt8[np.ndarray, "height width 3"], IdMap, Sequence[IdMap], IdMap, Float[np.ndarray, "height width"]]
@@ -34,7 +34,8 @@ def few_step_curves(table: pd.DataFrame) -> Figure:
             if model not in labelled:
                 annotate_points(ax, rows["time [s]"], rows[name], rows["# iters"])
             labelled.add(model)
-        ax.set(title=name, xscale="log", xlabel="latency per image, s", ylabel="%", ylim=(0, None))
+        ax.set(title=name, xlabel="latency per image, s", ylabel="%", ylim=(0, None))
+        log_axis(ax.xaxis)
     axes[1].legend(loc="lower right")
     return figure
 
