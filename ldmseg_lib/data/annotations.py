@@ -1,23 +1,26 @@
 """A COCO panoptic JSON as compact arrays, with every fault in it found."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Int, Shaped
 
 from ..core.errors import DatasetError, InputError
 from ..core.files import inside, read_json
 from .layout import SplitFiles, is_plain
 from .pixels import ID_LIMIT
 from .problems import Problem
+from .values import as_flag, is_id, is_image_id, other_spelling
 
 Unlabelled = Literal["void", "background"]
-_INT_LIMIT = 1 << 62
+ImageId = int | str
+_COUNT_LIMIT = 1 << 62
 _Image = tuple[str, tuple[int, int]]
+_NO_CLAIMS = (-1, -1, -1, -1, -1)
 
 
 @dataclass(frozen=True)
@@ -25,13 +28,14 @@ class Annotations:
     """The images of a split and their segments; image i owns the segments `offsets[i]` to `offsets[i + 1]`.
 
     Arrays rather than dicts, because loader workers share them with their parent: 118,000 images have 1.3 million
-    segments. Areas and boxes are what the JSON claims (-1 where it says nothing); nothing but the check reads them.
+    segments. Areas and boxes are what the JSON claims (-1 where it says nothing, or no whole number of pixels); nothing
+    but the check reads them. Image ids are numbers or texts.
     """
 
     categories: list[dict[str, Any]]
     unlabelled: Unlabelled | None
     depth_scale: float | None
-    image_ids: Int[np.ndarray, " images"]
+    image_ids: Shaped[np.ndarray, " images"]
     sizes: Int[np.ndarray, "images 2"]
     image_files: np.ndarray
     segment_files: np.ndarray
@@ -44,6 +48,10 @@ class Annotations:
 
     def __len__(self) -> int:
         return len(self.image_ids)
+
+    def image_id(self, index: int) -> ImageId:
+        """The id of image `index`, as Python's own int or str."""
+        return self.image_ids[index : index + 1].tolist()[0]
 
     def segments(self, index: int) -> slice:
         """The places of image `index`'s segments in the arrays of segments."""
@@ -79,8 +87,9 @@ class _Parser:
     def __init__(self, files: SplitFiles) -> None:
         self.files = files
         self.problems: list[Problem] = []
+        self.unread: list[tuple[ImageId, int]] = []  # image and segment whose area or box is no number of pixels
 
-    def fault(self, message: str, image_id: int | None = None, segment_id: int | None = None) -> None:
+    def fault(self, message: str, image_id: ImageId | None = None, segment_id: int | None = None) -> None:
         self.problems.append(Problem(os.fspath(self.files.annotations), message, image_id, segment_id))
 
     def parse(self, document: Any) -> Annotations:
@@ -96,7 +105,17 @@ class _Parser:
         annotated = self.annotations(self.list_of(document, "annotations"), images, {c["id"] for c in categories})
         if not images and not self.problems:
             self.fault("no images")
-        rows: list[tuple[int, str, tuple[int, int], str, list[tuple[int, ...]]]] = []
+        if self.unread:
+            self.problems.append(
+                Problem(
+                    os.fspath(self.files.annotations),
+                    f"area or bbox is no whole number of pixels, here and at {len(self.unread) - 1} more segments;"
+                    " nothing reads them",
+                    *self.unread[0],
+                    level="warning",
+                )
+            )
+        rows: list[tuple[ImageId, str, tuple[int, int], str, list[tuple[int, ...]]]] = []
         for image_id, image in images.items():
             annotation = annotated.get(image_id)
             if image_id not in annotated:
@@ -109,7 +128,7 @@ class _Parser:
             categories=categories,
             unlabelled=self.unlabelled(info),
             depth_scale=self.depth_scale(info),
-            image_ids=np.array(ids, dtype=np.int64),
+            image_ids=_id_array(ids),
             sizes=np.array(sizes, dtype=np.int64).reshape(-1, 2),
             image_files=np.array(names, dtype=np.str_),
             segment_files=np.array(segment_files, dtype=np.str_),
@@ -152,33 +171,33 @@ class _Parser:
         found: dict[int, dict[str, Any]] = {}
         for value in values:
             category_id, name = value.get("id"), value.get("name")
-            if not _is_int(category_id) or not isinstance(name, str):
+            if not is_id(category_id) or not isinstance(name, str):
                 self.fault(f"category {category_id!r} needs an integer id and a name")
-            elif value.get("isthing") not in (0, 1):
+            elif (isthing := as_flag(value.get("isthing"))) is None:
                 self.fault(f"category id {category_id} ({name}): isthing must be 0 or 1")
             elif category_id in found:
                 self.fault(f"category id {category_id} stands there twice")
             else:
-                found[category_id] = value
+                found[category_id] = value | {"isthing": isthing}
         if not found and not self.problems:
             self.fault("no categories")
         return list(found.values())
 
-    def images(self, values: Iterator[Any]) -> dict[int, _Image | None]:
+    def images(self, values: Iterator[Any]) -> dict[ImageId, _Image | None]:
         """The images by id; None stands for a faulty one, so that its annotation is not reported as stray."""
-        found: dict[int, _Image | None] = {}
-        names: dict[str, int] = {}
+        found: dict[ImageId, _Image | None] = {}
+        names: dict[str, ImageId] = {}
         for value in values:
             image_id, name = value.get("id"), value.get("file_name")
             size = (value.get("height"), value.get("width"))
-            if not _is_int(image_id):
-                self.fault(f"image {name!r}: id {image_id!r} must be an integer of at least 0")
+            if not is_image_id(image_id):
+                self.fault(f"image {name!r}: id {image_id!r} must be an integer of at least 0, or a text")
                 continue
             if image_id in found:
                 self.fault("two images have this id", image_id)
                 continue
             found[image_id] = None
-            if not all(_is_int(side) and 0 < side < ID_LIMIT for side in size):
+            if not all(is_id(side) and 0 < side < ID_LIMIT for side in size):
                 self.fault(f"height and width must be positive integers, not {size[0]!r} and {size[1]!r}", image_id)
             elif self.good_name(name, self.files.images, image_id):
                 if name in names:
@@ -187,7 +206,7 @@ class _Parser:
                 found[image_id] = (name, size)
         return found
 
-    def good_name(self, name: Any, folder: Path, image_id: int) -> bool:
+    def good_name(self, name: Any, folder: Path, image_id: ImageId) -> bool:
         if not isinstance(name, str) or not 0 < len(name) < 1024 or "\0" in name:
             self.fault(f"file_name {name!r} must be the name of a file", image_id)
             return False
@@ -201,22 +220,27 @@ class _Parser:
         return True
 
     def annotations(
-        self, values: Iterator[Any], images: dict[int, _Image | None], categories: set[int]
-    ) -> dict[int, tuple[str, list[tuple[int, ...]]] | None]:
+        self, values: Iterator[Any], images: dict[ImageId, _Image | None], categories: set[int]
+    ) -> dict[ImageId, tuple[str, list[tuple[int, ...]]] | None]:
         """PNG and segments by image id; None stands for a faulty one, so that its image is not said to lack one."""
-        found: dict[int, tuple[str, list[tuple[int, ...]]] | None] = {}
-        names: dict[str, int] = {}
+        found: dict[ImageId, tuple[str, list[tuple[int, ...]]] | None] = {}
+        names: dict[str, ImageId] = {}
         for value in values:
             image_id, name, segments = value.get("image_id"), value.get("file_name"), value.get("segments_info")
-            if not _is_int(image_id):
-                self.fault(f"annotation {name!r}: image_id {image_id!r} must be an integer of at least 0")
+            if not is_image_id(image_id):
+                self.fault(f"annotation {name!r}: image_id {image_id!r} must be an integer of at least 0, or a text")
                 continue
             if image_id in found:
                 self.fault("two annotations are of this image", image_id)
                 continue
             found[image_id] = None
             if image_id not in images:
-                self.fault(f"the annotation {name!r} is of an image that the file does not list", image_id)
+                other = other_spelling(image_id)
+                hint = f"; it lists {other!r}, not {image_id!r}: write both as number or both as text"
+                self.fault(
+                    f"the annotation {name!r} is of an image that the file does not list{hint * (other in images)}",
+                    image_id,
+                )
             if not isinstance(segments, list):
                 self.fault("segments_info must be a list", image_id)
                 continue
@@ -228,47 +252,46 @@ class _Parser:
                 found[image_id] = (name, checked)
         return found
 
-    def segments(self, values: list[Any], image_id: int, categories: set[int]) -> list[tuple[int, ...]]:
+    def segments(self, values: list[Any], image_id: ImageId, categories: set[int]) -> list[tuple[int, ...]]:
         found: dict[int, tuple[int, ...]] = {}
         for value in values:
             if not isinstance(value, dict):
                 self.fault(f"segment {value!r} must be an object", image_id)
                 continue
             segment_id: Any = value.get("id")
-            category_id, crowd = value.get("category_id"), value.get("iscrowd", 0)
-            if not _is_int(segment_id) or not 0 < segment_id < ID_LIMIT:
+            category_id, crowd = value.get("category_id"), as_flag(value.get("iscrowd"), 0)
+            if not is_id(segment_id) or not 0 < segment_id < ID_LIMIT:
                 self.fault(f"segment id {segment_id!r} must be an integer from 1 to {ID_LIMIT - 1}", image_id)
                 continue
             if segment_id in found:
                 self.fault("two segments of the image have this id", image_id, segment_id)
                 continue
-            if not _is_int(category_id) or category_id not in categories:
+            if not is_id(category_id) or category_id not in categories:
                 self.fault(f"category id {category_id!r} is not among the categories", image_id, segment_id)
                 category_id = -1
-            if crowd not in (0, 1):
-                self.fault(f"iscrowd is {crowd!r}; write 0 or 1", image_id, segment_id)
+            if crowd is None:
+                self.fault(f"iscrowd is {value['iscrowd']!r}; write 0 or 1", image_id, segment_id)
                 crowd = 0
-            found[segment_id] = (segment_id, category_id, int(crowd), *self.claims(value, image_id, segment_id))
+            found[segment_id] = (segment_id, category_id, crowd, *self.claims(value, image_id, segment_id))
         return list(found.values())
 
-    def claims(self, value: dict, image_id: int, segment_id: int) -> tuple[int, ...]:
-        """Area and box as the JSON has them; -1 where it has none."""
+    def claims(self, value: dict, image_id: ImageId, segment_id: int) -> tuple[int, ...]:
+        """Area and box as the JSON has them; -1 where it has none, or has no whole number of pixels."""
         area, box = value.get("area", -1), value.get("bbox", [-1, -1, -1, -1])
         # the usual case at once: COCO has a million segments
         numbers = (area, *box) if isinstance(box, list) and len(box) == 4 else (None,)
-        if {*map(type, numbers)} == {int} and min(numbers) >= -1 and max(numbers) < _INT_LIMIT:
+        if {*map(type, numbers)} == {int} and min(numbers) >= -1 and max(numbers) < _COUNT_LIMIT:
             return numbers
-        if not _is_count(area):
-            self.fault(f"area is {area!r}; write the number of pixels", image_id, segment_id)
-            area = -1
-        if not isinstance(box, list) or len(box) != 4 or not all(_is_count(side) for side in box):
-            self.fault(f"bbox is {box!r}; write [x, y, width, height] in pixels", image_id, segment_id)
-            box = [-1, -1, -1, -1]
-        return (int(area), *(int(side) for side in box))
+        if len(numbers) == 5 and all(map(_is_count, numbers)):
+            return tuple(int(number) for number in numbers)
+        self.unread.append((image_id, segment_id))
+        return _NO_CLAIMS
 
 
-def _is_int(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < _INT_LIMIT
+def _id_array(ids: Sequence[ImageId]) -> np.ndarray:
+    """Numbers or texts in their own type; both among each other as objects, which NumPy would turn into texts."""
+    kinds = {type(image_id) for image_id in ids}
+    return np.array(ids, dtype=np.int64 if str not in kinds else np.str_ if kinds == {str} else object)
 
 
 def _is_count(value: Any) -> bool:
@@ -277,5 +300,5 @@ def _is_count(value: Any) -> bool:
         isinstance(value, int | float)
         and not isinstance(value, bool)
         and value == value // 1
-        and -1 <= value < _INT_LIMIT
+        and -1 <= value < _COUNT_LIMIT
     )

@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 
 from ..core.errors import DatasetError, InputError
 from ..core.files import read_json
-from .annotations import Annotations, parse_annotations
+from .annotations import Annotations, ImageId, parse_annotations
 from .layout import SplitFiles, file_in, find_split, list_splits
 from .pixels import UNKNOWN_DEPTH, read_depth, read_ids, read_image
 from .problems import FileFault, Problem
@@ -81,7 +81,7 @@ def _check_block(files: SplitFiles, annotations: Annotations, num_ids: int, plac
 
 
 def _check_image(files: SplitFiles, annotations: Annotations, num_ids: int, place: int) -> Iterator[Problem]:
-    image_id = int(annotations.image_ids[place])
+    image_id = annotations.image_id(place)
     size = tuple(annotations.sizes[place].tolist())
     segments = annotations.segments(place)
     segment_ids = annotations.segment_ids[segments]
@@ -121,7 +121,7 @@ def _path(folder: str | os.PathLike, name: str) -> str:
 
 def _compare(png: str, found: SegmentIndex, annotations: Annotations, place: int) -> Iterator[Problem]:
     """The PNG against the JSON's ids, areas and boxes."""
-    image_id, segments = int(annotations.image_ids[place]), annotations.segments(place)
+    image_id, segments = annotations.image_id(place), annotations.segments(place)
     for segment_id in found.unknown.tolist():
         yield Problem(png, UNKNOWN_ID, image_id, segment_id)
     for segment_id in found.absent.tolist():
@@ -139,7 +139,7 @@ def _compare(png: str, found: SegmentIndex, annotations: Annotations, place: int
             yield warn(message=f"bbox is {measured[row, 1:].tolist()}, but the JSON says {claimed[row, 1:].tolist()}")
 
 
-def _check_depth(folder: Path, name: str, size: tuple[int, int], image_id: int) -> Iterator[Problem]:
+def _check_depth(folder: Path, name: str, size: tuple[int, int], image_id: ImageId) -> Iterator[Problem]:
     try:
         path = _path(folder, name)
         stored = read_depth(path, size)

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 from ..core.errors import DatasetError, InputError
 from ..core.randomness import numpy_generator
 from . import transforms
-from .annotations import Unlabelled, load_annotations
+from .annotations import ImageId, Unlabelled, load_annotations
 from .layout import find_split
 from .pixels import UNKNOWN_DEPTH
 from .reader import Decoded, FolderReader, SegmentTable
@@ -31,7 +31,7 @@ class GroundTruth:
     `depth` is inverse depth, NaN where unknown, 0 infinitely far; None unless the dataset was asked for depth.
     """
 
-    image_id: int
+    image_id: ImageId
     file_name: str
     image: UInt8[np.ndarray, "height width 3"]
     ids: Int[np.ndarray, "height width"]
@@ -121,7 +121,7 @@ class PanopticDataset(Dataset):
         self._cache: dict[int, Decoded] | None = {} if self._wants_cache(cache) else None
 
     @property
-    def image_ids(self) -> list[int]:
+    def image_ids(self) -> list[ImageId]:
         """The ids of the images, in the order of `dataset[0]`, `dataset[1]`, ..."""
         return self._annotations.image_ids[self._places].tolist()
 
@@ -144,7 +144,7 @@ class PanopticDataset(Dataset):
         index, visit = key if isinstance(key, tuple) else (key, 0)
         place = self._place(index)
         decoded = self._prepared(place)
-        stream = (int(self._annotations.image_ids[place]), int(visit))
+        stream = (self._annotations.image_id(place), int(visit))
         if self.crops_at_random:
             decoded = self._resized(self._cropped(decoded, numpy_generator(self.seed, "crop", *stream)))
         mirrored = self.augment and numpy_generator(self.seed, "mirror", *stream).random() < 0.5
@@ -158,7 +158,7 @@ class PanopticDataset(Dataset):
         decoded = self._reader.read(place)
         table = self._reader.table(place, len(decoded.areas))
         return GroundTruth(
-            image_id=int(self._annotations.image_ids[place]),
+            image_id=self._annotations.image_id(place),
             file_name=str(self._annotations.image_files[place]),
             image=decoded.image,
             ids=table.ids[decoded.index],
@@ -232,7 +232,7 @@ class PanopticDataset(Dataset):
             lambda depth: transforms.resize_nearest(depth, size),
         )
 
-    def _sample(self, place: int, decoded: Decoded, stream: tuple[int, int]) -> dict[str, Any]:
+    def _sample(self, place: int, decoded: Decoded, stream: tuple[ImageId, int]) -> dict[str, Any]:
         table = self._reader.table(place, len(decoded.areas))
         visible = np.bincount(decoded.index.ravel(), minlength=len(decoded.areas))
         labelled = np.ones(len(visible), dtype=bool)
@@ -259,7 +259,7 @@ class PanopticDataset(Dataset):
             "dropped_segments": int(present.sum() - kept.sum()),
         }
 
-    def _new_ids(self, index: np.ndarray, areas: np.ndarray, stream: tuple[int, int]) -> np.ndarray:
+    def _new_ids(self, index: np.ndarray, areas: np.ndarray, stream: tuple[ImageId, int]) -> np.ndarray:
         """The id at this visit of each entry of the image's table; 0 for those without area."""
         count = int((areas > 0).sum())
         ids = np.zeros(len(areas), dtype=np.int64)

@@ -13,7 +13,7 @@ class Problem:
 
     file: str
     message: str
-    image_id: int | None = None
+    image_id: int | str | None = None
     segment_id: int | None = None
     level: Literal["error", "warning"] = "error"
 

@@ -88,7 +88,7 @@ class FolderReader:
             DatasetError: a file is missing, broken or of another size, or ids of PNG and JSON differ; the message names
                 file, image and segment.
         """
-        annotations, image_id = self.annotations, int(self.annotations.image_ids[place])
+        annotations, image_id = self.annotations, self.annotations.image_id(place)
         size = tuple(annotations.sizes[place].tolist())
         segment_ids = annotations.segment_ids[annotations.segments(place)]
         png_name = str(annotations.segment_files[place])

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from ..core.errors import InputError
 from ..core.files import read_json
 from ..data.layout import file_in
+from ..data.values import as_flag, other_spelling
 
 Unlabelled = Literal["void", "background"]
 PREDICTED = "predicted"
@@ -50,6 +51,10 @@ def read_ground_truth(path: Path, folder: Path | None = None) -> PanopticFile:
     for category in categories:
         if not {"id", "name", "isthing"} <= category.keys():
             raise InputError(f"{path}: category {category!r} lacks id, name or isthing")
+        flag = as_flag(category["isthing"])
+        if flag is None:
+            raise InputError(f"{path}: category {category!r}: isthing must be 0 or 1")
+        category["isthing"] = flag
     sizes = {}
     for image in _list_of_dicts(document, "images", path) if "images" in document else []:
         height, width = image.get("height"), image.get("width")
@@ -106,9 +111,12 @@ def pair_images(truth: PanopticFile, predictions: PanopticFile, image_ids: Seque
             target = _checked_entry(truth, image_id)
             if image_id not in predictions.entries:
                 more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
+                other = other_spelling(image_id)
+                advice = "name a subset with --subset to evaluate fewer images"
+                if other in predictions.entries:
+                    advice = f"it has {other!r} where the ground truth has {image_id!r}: write both as number or text"
                 raise InputError(
-                    f"{predictions.path}: no prediction for image id {image_id} ({target['file_name']}){more}; "
-                    "name a subset with --subset to evaluate fewer images"
+                    f"{predictions.path}: no prediction for image id {image_id} ({target['file_name']}){more}; {advice}"
                 )
             pairs.append(ImagePair(image_id, target, _checked_entry(predictions, image_id), size))
         except InputError as error:

@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Int
 
 from ..core.errors import InputError
 from ..data.pixels import ID_LIMIT
+from ..data.values import as_flag
 
 Crowd = Literal["official", "corrected"]
 Segments = Sequence[Mapping[str, Any]]
@@ -63,7 +64,7 @@ def match_segments(
     target_area = _sums(rows, common, len(targets))
     predicted_area = _sums(columns, common, len(predictions))
     on_void = _sums(columns[rows == 0], common[rows == 0], len(predictions))
-    is_crowd = np.fromiter((s.get("iscrowd", 0) == 1 for s in target_segments), bool, len(target_segments))
+    is_crowd = np.fromiter(map(_crowd, target_segments), bool, len(target_segments))
     inner = (rows > 0) & (columns > 0)
     rows, columns, common = rows[inner] - 1, columns[inner] - 1, common[inner]
 
@@ -135,6 +136,13 @@ def _listed(segments: Segments, class_of: Mapping[int, int] | None, what: str) -
             )
         classes.append(index)
     return np.array(ids, np.int64), np.array(classes, np.int64)
+
+
+def _crowd(segment: Mapping[str, Any]) -> int:
+    flag = as_flag(segment.get("iscrowd"), 0)
+    if flag is None:
+        raise InputError(f"target segment {segment['id']}: iscrowd is {segment['iscrowd']!r}; write 0 or 1")
+    return flag
 
 
 def _overlaps(

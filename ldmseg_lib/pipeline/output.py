@@ -1,5 +1,7 @@
 """Predictions of a pipeline, and their way to disk and back in COCO's panoptic format."""
 
+import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,10 +10,12 @@ from typing import Any
 import cv2
 import numpy as np
 from jaxtyping import Int
+from torch import Tensor
 
 from ..core.errors import InputError
-from ..core.files import inside, read_json, replacing, write_json
-from ..data.pixels import read_ids
+from ..core.files import inside, read_json, replacing, write_text
+from ..data.pixels import ID_LIMIT, read_ids
+from ..data.values import is_image_id
 
 
 @dataclass(frozen=True)
@@ -80,7 +84,7 @@ class PanopticOutput:
         json_path: str | Path,
         png_folder: str | Path,
         *,
-        image_ids: Sequence[int] | None = None,
+        image_ids: Sequence[int | str] | None = None,
         file_names: Sequence[str] | None = None,
     ) -> None:
         """Write the predictions in COCO's panoptic format: one id PNG an image and one JSON.
@@ -88,25 +92,44 @@ class PanopticOutput:
         Args:
             json_path: the JSON; its annotations name the PNGs.
             png_folder: gets the PNGs.
-            image_ids: the images' ids; 0, 1, 2, ... by default.
-            file_names: the PNGs' names; the image id, padded to 12 digits, by default.
+            image_ids: the images' ids, numbers or texts; 0, 1, 2, ... by default.
+            file_names: the PNGs' names, which end in .png; the image id, a number padded to 12 digits, by default.
 
         Raises:
-            InputError: not as many image ids or file names as images; nothing is written then.
+            InputError: not as many image ids or file names as images, one of them is used twice or cannot be used, or a
+                map is no id map; nothing is written then.
         """
-        image_ids = list(range(len(self))) if image_ids is None else list(image_ids)
-        file_names = [f"{i:012d}.png" for i in image_ids] if file_names is None else list(file_names)
+        image_ids = list(range(len(self))) if image_ids is None else [_plain(image_id) for image_id in image_ids]
+        for image_id in image_ids:
+            if not is_image_id(image_id):
+                raise InputError(f"image id {image_id!r} must be an integer of at least 0, or a text")
+        if file_names is None:
+            file_names = [f"{i}.png" if isinstance(i, str) else f"{i:012d}.png" for i in image_ids]
+        file_names = [str(name) for name in file_names]
         if not len(self) == len(image_ids) == len(file_names):
             raise InputError(
                 f"{len(image_ids)} image ids and {len(file_names)} file names for {len(self)} images; give one each"
             )
+        for values, what in ((image_ids, "image id"), (file_names, "file name")):
+            twice = [value for value, count in Counter(values).items() if count > 1]
+            if twice:
+                raise InputError(f"{what} {twice[0]!r} is given to more than one image; give each its own")
         annotations = []
         for ids, segments, image_id, name in zip(self.ids, self.segments, image_ids, file_names, strict=True):
-            with replacing(Path(png_folder) / name) as temporary:
-                write_id_png(temporary, ids)
+            _check_png_name(png_folder, name)
+            _check_ids(ids, f"image id {image_id}")
             info = [{key: s[key] for key in ("id", "category_id", "area")} | {"iscrowd": 0} for s in segments]
             annotations.append({"image_id": image_id, "file_name": name, "segments_info": info})
-        write_json(json_path, {"annotations": annotations, "categories": self.categories})
+        try:
+            text = json.dumps(
+                {"annotations": annotations, "categories": self.categories}, indent=2, allow_nan=False, default=_plain
+            )
+        except (TypeError, ValueError) as error:
+            raise InputError(f"segments or categories cannot be written as JSON ({error})") from None
+        for ids, name in zip(self.ids, file_names, strict=True):
+            with replacing(Path(png_folder) / name) as temporary:
+                write_id_png(temporary, ids)
+        write_text(json_path, text + "\n")
 
     @classmethod
     def load_coco(cls, json_path: str | Path, png_folder: str | Path) -> "PanopticOutput":
@@ -128,7 +151,7 @@ class PanopticOutput:
                 segment_ids = np.array([segment["id"] for segment in segments], np.int64)
                 categories = {category["id"]: category for category in output.categories}
                 path = inside(png_folder, name)
-            except (KeyError, TypeError, ValueError) as error:
+            except (KeyError, TypeError, ValueError, OverflowError) as error:
                 raise InputError(f"{json_path}: annotations[{position}] cannot be used ({error})") from None
             ids = read_ids(path, None, segment_ids).astype(np.int32)
             areas = dict(zip(*(part.tolist() for part in np.unique(ids, return_counts=True)), strict=True))
@@ -141,6 +164,26 @@ class PanopticOutput:
             output.semantic.append(None)
             output.depth.append(None)
         return output
+
+
+def _plain(value: Any) -> Any:
+    """NumPy's and torch's scalars and arrays as Python's own numbers and lists; anything else as it is."""
+    return value.tolist() if isinstance(value, np.generic | np.ndarray | Tensor) else value
+
+
+def _check_png_name(folder: str | Path, name: str) -> None:
+    if Path(name).suffix.lower() != ".png":
+        raise InputError(f"file name {name!r} must end in .png: another format, such as JPEG, does not keep ids")
+    inside(folder, name)
+
+
+def _check_ids(ids: Any, where: str) -> None:
+    if not isinstance(ids, np.ndarray) or ids.ndim != 2 or ids.dtype.kind not in "iu" or not ids.size:
+        raise InputError(f"{where}: ids must be a NumPy array of integers [height, width]")
+    if ids.min() < 0 or ids.max() >= ID_LIMIT:
+        raise InputError(
+            f"{where}: ids from {ids.min()} to {ids.max()} do not fit a PNG, which has 0 to {ID_LIMIT - 1}"
+        )
 
 
 def write_id_png(path: str | Path, ids: Int[np.ndarray, "height width"]) -> None:

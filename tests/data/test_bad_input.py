@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from ldmseg_lib.core.errors import DatasetError
@@ -431,3 +432,50 @@ def test_the_check_does_not_wait_for_torch():
 
     code = "import sys, ldmseg_lib.data.check; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_areas_and_boxes_that_nothing_reads_are_one_warning(tmp_path):
+    """COCO's own converter writes fractions."""
+    folder = make_folder(tmp_path)
+    for place in range(3):
+        folder.segments(place)[0].update(area=1535.52, bbox=[0.37, 0.0, 63.21, 23.55])
+    folder.segments(1)[1].update(area=None, bbox="none")
+    folder.save()
+    (problem,) = check_dataset(tmp_path, "train")
+    assert problem.level == "warning" and "3 more segments" in problem.message and problem.image_id == 100
+    assert len(PanopticDataset(tmp_path, "train")) == 3
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+def test_image_ids_may_be_texts(tmp_path, mixed):
+    """As in Cityscapes."""
+    folder = make_folder(tmp_path)
+    names = ["town_000000_000019", "7", 8 if mixed else "8"]
+    for image, annotation, name in zip(folder.document["images"], folder.document["annotations"], names, strict=True):
+        image["id"] = annotation["image_id"] = name
+    folder.save()
+    assert check_dataset(tmp_path, "train") == []
+    dataset = PanopticDataset(tmp_path, "train", augment=True)
+    assert dataset.image_ids == names and dataset[0]["image_id"] == names[0]
+    assert [type(dataset.ground_truth(k).image_id) for k in range(3)] == [type(name) for name in names]
+    assert not torch.equal(dataset[1]["ids"], dataset[1, 1]["ids"])
+
+
+def test_a_text_for_a_number_is_named(tmp_path):
+    folder = make_folder(tmp_path)
+    folder.document["annotations"][1]["image_id"] = "101"
+    folder.save()
+    messages = [str(problem) for problem in check_dataset(tmp_path, "train")]
+    assert any("it lists 101, not '101'" in message for message in messages)
+
+
+@pytest.mark.parametrize(("value", "expected"), [("0", 0), ("1", 1), (True, 1), (False, 0), (1.0, 1), (None, 0)])
+def test_flags_are_read_by_their_meaning(tmp_path, value, expected):
+    folder = make_folder(tmp_path)
+    folder.segments(0)[0]["iscrowd"] = value
+    if value is not None:
+        folder.document["categories"][0]["isthing"] = value
+    folder.save()
+    dataset = PanopticDataset(tmp_path, "train")
+    segment = next(s for s in dataset.ground_truth(0).segments if s["category_id"] == 1)
+    assert segment["iscrowd"] == expected and segment["isthing"] == (1 if value is None else expected)

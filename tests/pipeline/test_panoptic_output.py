@@ -119,3 +119,44 @@ def test_maps_of_further_tasks_are_appended_too():
         one.maps = {"foreground": [np.full((2, 3), label, np.int32)] * len(one)}
         both.extend(one)
     assert [int(labels[0, 0]) for labels in both.maps["foreground"]] == [1, 1, 1, 2, 2, 2]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"file_names": ["a.png", "photo.jpg", "b.png"]}, "must end in .png"),
+        ({"file_names": ["a.png", "photo", "b.png"]}, "must end in .png"),
+        ({"file_names": ["a.png", "../b.png", "c.png"]}, "leaves the folder"),
+        ({"file_names": ["a.png", "b.png", "a.png"]}, "'a.png' is given to more than one"),
+        ({"image_ids": [1, 2, 1]}, "image id 1 is given to more than one"),
+        ({"image_ids": [1, 2, None]}, "image id None"),
+    ],
+)
+def test_names_and_ids_are_checked_before_anything_is_written(tmp_path, settings, message):
+    with pytest.raises(InputError, match=message):
+        output().save_coco(tmp_path / "p.json", tmp_path / "png", **settings)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "ids", [np.full((2, 2), 1 << 24), np.full((2, 2), -1), np.ones((2, 2)), np.ones((1, 2, 2), int)]
+)
+def test_maps_that_no_png_holds_are_refused_before_anything_is_written(tmp_path, ids):
+    predictions = output()
+    predictions.ids[2] = ids
+    with pytest.raises(InputError, match="image id 2"):
+        predictions.save_coco(tmp_path / "p.json", tmp_path / "png")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_text_ids_and_scalars_of_numpy_and_torch_are_written(tmp_path):
+    predictions = output()
+    predictions.segments[0][0].update(id=np.int32(3), category_id=torch.tensor(7), area=np.int64(14))
+    predictions.save_coco(
+        tmp_path / "p.json", tmp_path / "png", image_ids=["town_000000_000019", np.int64(5), torch.tensor(6)]
+    )
+    entries = json.loads((tmp_path / "p.json").read_text())["annotations"]
+    assert [entry["image_id"] for entry in entries] == ["town_000000_000019", 5, 6]
+    assert entries[0]["file_name"] == "town_000000_000019.png"
+    assert entries[0]["segments_info"][0] == {"id": 3, "category_id": 7, "area": 14, "iscrowd": 0}
+    assert len(PanopticOutput.load_coco(tmp_path / "p.json", tmp_path / "png")) == 3
