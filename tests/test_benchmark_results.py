@@ -5,7 +5,8 @@ import re
 
 from ldmseg_lib.core.paths import ROOT
 
-README = " ".join((ROOT / "README.md").read_text().split())
+_PAGES = (ROOT / "README.md", ROOT / "RESULTS.md", *(ROOT / "docs").glob("*.md"))
+README = " ".join(" ".join(page.read_text() for page in _PAGES).split())
 
 
 def result(name: str) -> dict:

@@ -59,6 +59,26 @@ def agreement_sheet(rows: Sequence[Row]) -> Figure:
 
 
 @styled
+def pretrained_sheet(rows: Sequence[tuple[np.ndarray, ...]], *, samples: int) -> Figure:
+    """One row an image: the image, ground truth, one sample, the consensus of `samples`, and their agreement.
+
+    Args:
+        rows: image, true ids, ids of one sample, ids of the consensus, share of the samples that agree in [0, 1].
+        samples: how many there were.
+    """
+    titles = ["image", "ground truth", "one sample", f"consensus of {samples}", "agreement"]
+    figure, grid = picture_grid(len(rows), titles, (1.5 * len(titles) + 0.6, 1.5 * len(rows) + 0.2), fontsize=9)
+    for axes, (image, truth, one, consensus, share) in zip(grid, rows):
+        show_picture(axes[0], image)
+        for ax, ids in zip(axes[1:], (truth, one, consensus)):
+            show_panoptic(ax, image, ids if ids is truth else matched_ids(ids, truth))
+        shown = axes[-1].imshow(share, cmap="cividis", vmin=0, vmax=1)
+        axes[-1].set_axis_off()
+    figure.colorbar(shown, ax=list(grid[:, -1]), shrink=0.6, label="share of the samples that agree")
+    return figure
+
+
+@styled
 def reliability_curve(table: pd.DataFrame) -> Figure:
     """The share of correct pixels, and of all pixels, by the number of samples that agree.
 
