@@ -72,14 +72,15 @@ def test_rounding_is_a_setting_of_the_pipeline_and_of_a_call(smoke_pipeline):
         found = smoke_pipeline.predict(features, num_inference_steps=3, generators=[torch_generator(1)], **settings)
         return found["instance"]
 
-    plain, rounds = latents(), latents(round_estimates=True)
+    plain, rounds = latents(round_estimates=False), latents(round_estimates=True)
     assert not torch.allclose(plain, rounds)
-    assert torch.equal(plain, latents(round_estimates=False))
-    smoke_pipeline.register_to_config(round_estimates=True)
+    before = smoke_pipeline.config.round_estimates
     try:
-        assert torch.equal(rounds, latents()) and torch.equal(plain, latents(round_estimates=False))
+        for wanted, expected in ((True, rounds), (False, plain)):
+            smoke_pipeline.register_to_config(round_estimates=wanted)
+            assert torch.equal(latents(), expected)
     finally:
-        smoke_pipeline.register_to_config(round_estimates=False)
+        smoke_pipeline.register_to_config(round_estimates=before)
 
 
 def test_one_step_has_nothing_to_round(smoke_pipeline):
