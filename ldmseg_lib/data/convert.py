@@ -17,19 +17,18 @@ from typing import Any
 from ..core.errors import DatasetError, InputError
 from .annotations import Unlabelled
 from .check import check_dataset
-from .folder_writer import LabelledImage, Written, write_split
-from .instance_sources import VOC_CLASSES, coco_instances, in_validation, mask_folders, voc
-
-Labelled = tuple[list[LabelledImage], list[dict[str, Any]]]
+from .folder_writer import LabelledImage, Written, removed_on_failure, write_splits
+from .instance_sources import VOC_CLASSES, Source, coco_instances, in_validation, mask_folders, voc
 
 
 def convert(
-    labelled: Labelled,
+    source: Source,
     target: str | os.PathLike,
     split: str,
     *,
     unlabelled: Unlabelled,
     val_share: float = 0.0,
+    skip_faulty: bool = False,
     info: Mapping[str, Any] | None = None,
     workers: int = 1,
     progress: bool = True,
@@ -37,11 +36,12 @@ def convert(
     """Write what one of `instance_sources` found as a data folder, and check it.
 
     Args:
-        labelled: images and categories.
+        source: images and categories.
         target: the data folder; it may hold other splits.
         split: of the images.
         unlabelled: what a pixel without segment means: "void" (unknown) or "background" (nothing of these classes).
         val_share: share of the images that go to the split "val" instead, chosen by their names.
+        skip_faulty: leave faulty images and objects out; the pixels of such an object are unlabelled.
         info: further entries of the JSON's `info`.
         workers: threads.
         progress: show progress bars.
@@ -50,9 +50,10 @@ def convert(
         What was written, by split.
 
     Raises:
-        DatasetError: faulty input, a split that is there already, or (which would be our fault) a faulty result.
+        DatasetError: faulty input, a split that is there already, or (which would be our fault) a faulty result;
+            nothing is left in `target` then.
     """
-    images, categories = labelled
+    images = source.images
     if not 0 <= val_share < 1:
         raise DatasetError(f"the validation share is {val_share}; it must lie in 0..1, below 1")
     parts: dict[str, list[LabelledImage]] = {split: images}
@@ -64,15 +65,25 @@ def convert(
         }
         for name, part in parts.items():
             if not part or len(parts) < 2:
+                source.findings.require_none()
                 raise DatasetError(
                     f"{len(images)} images with a validation share of {val_share} leave split {name!r} empty"
                 )
-    written = {}
-    for name, part in parts.items():
-        written[name] = write_split(
-            target, name, part, categories, unlabelled=unlabelled, info=info, workers=workers, progress=progress
+    with removed_on_failure() as files:
+        written = write_splits(
+            target,
+            parts,
+            source.categories,
+            unlabelled=unlabelled,
+            files=files,
+            listed=source.findings,
+            skip_faulty=skip_faulty,
+            info=info,
+            workers=workers,
+            progress=progress,
         )
-        _require_sound(target, name, workers=workers, progress=progress)
+        for name in parts:
+            _require_sound(target, name, workers=workers, progress=progress)
     return written
 
 
@@ -107,6 +118,8 @@ def _parser() -> argparse.ArgumentParser:
     coco = add("coco", "COCO instance JSON: polygons or RLE", unlabelled="void")
     coco.add_argument("annotations", type=Path, help="such as instances_train2017.json")
     coco.add_argument("images", type=Path, help="folder of its photographs")
+    coco.add_argument("--stuff", nargs="+", default=[], metavar="NAME", help="categories that are stuff, not things")
+    coco.add_argument("--crowds-are-segments", action="store_true", help="take iscrowd 1 for ordinary segments")
     pascal = add("voc", "Pascal VOC's layout, or id PNGs like its own", unlabelled="background")
     pascal.add_argument("root", type=Path, help="holds JPEGImages, SegmentationObject, SegmentationClass")
     pascal.add_argument("--images", default="JPEGImages", help="folder of the photographs in it (default %(default)s)")
@@ -122,6 +135,7 @@ def _parser() -> argparse.ArgumentParser:
         one.add_argument("target", type=Path, help="the new data folder; it may hold other splits")
         one.add_argument("--split", default="train", help="name of the split (default %(default)s)")
         one.add_argument("--val-share", type=float, default=0.0, help="share of the images for a split val, by name")
+        one.add_argument("--skip-faulty", action="store_true", help="leave faulty images and objects out; count them")
         one.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="threads (default: the cores)")
     return parser
 
@@ -133,11 +147,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     unlabelled: Unlabelled = "void" if options.format == "voc" else options.unlabelled
     try:
         written = convert(
-            _labelled(options),
+            _source(options),
             options.target,
             options.split,
             unlabelled=unlabelled,
             val_share=options.val_share,
+            skip_faulty=options.skip_faulty,
             info={"description": f"converted from {options.format}"},
             workers=options.workers,
         )
@@ -145,15 +160,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("stopped; no split was finished by this; run the same command again", file=sys.stderr)
+        print("stopped; nothing was left of this; run the same command again", file=sys.stderr)
         return 130
     print("\n".join(_summary(options.target, written.items())))
     return 0
 
 
-def _labelled(options: argparse.Namespace) -> Labelled:
+def _source(options: argparse.Namespace) -> Source:
     if options.format == "coco":
-        return coco_instances(options.annotations, options.images)
+        return coco_instances(
+            options.annotations,
+            options.images,
+            stuff=options.stuff,
+            crowds_are_segments=options.crowds_are_segments,
+        )
     if options.format == "masks":
         return mask_folders(options.root, class_name=options.class_name)
     return voc(
@@ -171,6 +191,10 @@ def _summary(target: Path, written: Iterable[tuple[str, Written]]) -> Iterable[s
     for split, counts in written:
         hidden = f"; {counts.covered} more are covered by others entirely" if counts.covered else ""
         yield f"{target} ({split}): {counts.images} images, {counts.segments} segments, checked{hidden}"
+        if counts.findings.faults:
+            yield f"  left out as faulty: {counts.findings.by_reason}"
+        for remark, count in counts.findings.remarks.items():
+            yield f"  warning: {count} {remark}"
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
 """Writing a split of a COCO panoptic folder from photographs and their segments, whatever format those came in."""
 
+import contextlib
 import os
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,9 +17,13 @@ from tqdm.auto import tqdm
 from ..core.errors import DatasetError
 from ..core.files import read_json, replacing, write_bytes, write_json
 from .annotations import Unlabelled
-from .pixels import ID_LIMIT, read_image
+from .findings import Findings, SourceFault
+from .pixels import ID_LIMIT, exif_orientation, read_image
+from .problems import FileFault
 from .segment_maps import segment_boxes
 
+_Entry = tuple[dict[str, Any], dict[str, Any], int]
+"""What the JSON says of an image and its segments, and how many segments are covered entirely."""
 _KEPT_AS_THEY_ARE = (".jpg", ".jpeg", ".png")
 
 
@@ -42,89 +47,163 @@ class LabelledImage:
     Args:
         path: of the photograph.
         name: its file name in the new folder, with or without subfolders.
-        image_id: its number.
-        read: called with (height, width); returns the instances.
+        image_id: its number, or a text.
+        read: called with (height, width) and the findings to add to; returns the instances.
         size: (height, width) if the annotations say it; the photograph must have it.
         record: what else the JSON is to say of it, such as its licence.
     """
 
     path: Path
     name: str
-    image_id: int
-    read: Callable[[tuple[int, int]], list[Instance]]
+    image_id: int | str
+    read: Callable[[tuple[int, int], Findings], list[Instance]]
     size: tuple[int, int] | None = None
     record: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Written:
-    """What `write_split` did: numbers of images and segments, and of segments that others cover entirely."""
+    """What `write_splits` did: numbers of images and segments, and of segments that others cover entirely; what was
+    skipped and remarked on."""
 
     images: int
     segments: int
     covered: int
+    findings: Findings = field(default_factory=Findings)
 
 
-def write_split(
+class NewFiles:
+    """The files that a conversion made, so that a failed one can take them back."""
+
+    def __init__(self) -> None:
+        self._paths: dict[Path, None] = {}
+
+    def add(self, path: Path) -> Path:
+        """Remember `path`, and those folders above it, that are not there yet; returns it."""
+        self._paths |= {new: None for new in (path, *path.parents) if not new.exists()}
+        return path
+
+    def remove(self) -> None:
+        """Remove the files, and of the folders those that are empty then."""
+        for path in sorted(self._paths, reverse=True):
+            with contextlib.suppress(OSError):
+                path.rmdir() if path.is_dir() else path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def removed_on_failure() -> Iterator[NewFiles]:
+    """New files that are removed again when the block raises, Ctrl-C included."""
+    files = NewFiles()
+    try:
+        yield files
+    except BaseException:
+        files.remove()
+        raise
+
+
+def write_splits(
     target: str | os.PathLike,
-    split: str,
-    images: Iterable[LabelledImage],
+    parts: Mapping[str, Sequence[LabelledImage]],
     categories: Sequence[Mapping[str, Any]],
     *,
     unlabelled: Unlabelled,
+    files: NewFiles,
+    listed: Findings | None = None,
+    skip_faulty: bool = False,
     info: Mapping[str, Any] | None = None,
     workers: int = 1,
     progress: bool = True,
-) -> Written:
-    """Write images/<split>/, panoptic_<split>/ and, last, panoptic_<split>.json into `target`.
+) -> dict[str, Written]:
+    """Write images/<split>/, panoptic_<split>/ and, when those of all splits are there, panoptic_<split>.json.
 
     Panoptic segments do not overlap: where instances do, the smaller one keeps the pixels, and crowd regions give way
     to everything. One that is covered entirely is left out and counted.
 
     Args:
         target: the data folder; it may hold other splits, of the same categories and meaning of 0.
-        split: "train", "val", ...
-        images: what to write.
+        parts: what to write, by split.
         categories: COCO category dicts with id, name and isthing.
         unlabelled: what a pixel without segment means.
+        files: gets what is written.
+        listed: what was found when the source was listed.
+        skip_faulty: leave faulty images and objects out.
         info: further entries of the JSON's `info`.
         workers: threads.
         progress: show a progress bar.
 
     Raises:
-        DatasetError: `target` has the split already or another data set's; a photograph or annotation is faulty; there
-            is no image.
+        DatasetError: `target` has a split already or another data set's; photographs or annotations are faulty (all are
+            named at once); there is no image.
     """
-    target, images = Path(target), list(images)
-    _refuse_other(target, split, categories, unlabelled)
-    if not images:
-        raise DatasetError(f"{target}: there is no image to write for split {split!r}")
-    png_names = _png_names(images)
-    entries: list[tuple[dict[str, Any], dict[str, Any], int]] = []
+    target = Path(target)
+    for split in parts:
+        _refuse_other(target, split, categories, unlabelled)
+    documents: dict[str, dict[str, Any]] = {}
+    written, faults = {}, Findings()
+    things = {category["id"] for category in categories if category["isthing"]}
+    faults.extend(listed or Findings())
+    for split, images in parts.items():
+        if not images and not faults.faults:
+            raise DatasetError(f"{target}: there is no image to write for split {split!r}")
+        entries, findings = _write_images(target, split, images, things, files, workers=workers, progress=progress)
+        faults.extend(findings)
+        documents[split] = {
+            "info": {"unlabelled": unlabelled} | dict(info or {}),
+            "images": [image for image, _, _ in entries],
+            "annotations": [annotation for _, annotation, _ in entries],
+            "categories": [dict(category) for category in categories],
+        }
+        segments = sum(len(annotation["segments_info"]) for _, annotation, _ in entries)
+        covered = sum(count for _, _, count in entries)
+        written[split] = Written(images=len(entries), segments=segments, covered=covered, findings=findings)
+    if not skip_faulty:
+        faults.require_none()
+    for split, document in documents.items():
+        if not document["images"]:
+            raise DatasetError(f"{target}: no image is left for split {split!r} ({faults.by_reason})")
+    for split, document in documents.items():
+        write_json(files.add(target / f"panoptic_{split}.json"), document, indent=None)
+    next(iter(written.values())).findings.extend(listed or Findings())
+    return written
 
-    def write(job: tuple[LabelledImage, str]) -> tuple[dict[str, Any], dict[str, Any], int]:
-        return _write_image(target, split, *job)
+
+def _write_images(
+    target: Path,
+    split: str,
+    images: Sequence[LabelledImage],
+    things: Set[int],
+    files: NewFiles,
+    *,
+    workers: int,
+    progress: bool,
+) -> tuple[list[_Entry], Findings]:
+    """Write the photographs and id PNGs of a split; a faulty image makes no entry."""
+    entries, findings = [], Findings()
+
+    def write(job: tuple[LabelledImage, str]) -> tuple[_Entry | None, Findings]:
+        found = Findings()
+        try:
+            return _write_image(target, split, *job, things, files, found), found
+        except FileFault as error:
+            missing = error.reason == "no such file"
+            found.fault(f"photographs that {'are missing' if missing else 'cannot be used'}", str(error))
+        except SourceFault as error:
+            found.fault(error.reason, str(error))
+        return None, found
 
     with (
         ThreadPoolExecutor(max(1, workers)) as pool,
         tqdm(total=len(images), desc=f"converting {split}", unit="image", disable=not progress) as bar,
     ):
         try:
-            for entry in pool.map(write, zip(images, png_names, strict=True)):
-                entries.append(entry)
+            for entry, found in pool.map(write, zip(images, _png_names(images), strict=True)):
+                findings.extend(found)
+                entries += [entry] if entry else []
                 bar.update()
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
-    document = {
-        "info": {"unlabelled": unlabelled, **(info or {})},
-        "images": [image for image, _, _ in entries],
-        "annotations": [annotation for _, annotation, _ in entries],
-        "categories": [dict(category) for category in categories],
-    }
-    write_json(target / f"panoptic_{split}.json", document, indent=None)
-    segments = sum(len(annotation["segments_info"]) for _, annotation, _ in entries)
-    return Written(images=len(entries), segments=segments, covered=sum(covered for _, _, covered in entries))
+    return entries, findings
 
 
 def settle_overlaps(instances: Sequence[Instance], size: tuple[int, int]) -> tuple[Int32[np.ndarray, "h w"], list[int]]:
@@ -145,19 +224,28 @@ def write_ids(path: Path, ids: Int32[np.ndarray, "height width"]) -> None:
 
 
 def _write_image(
-    target: Path, split: str, image: LabelledImage, png_name: str
-) -> tuple[dict[str, Any], dict[str, Any], int]:
+    target: Path, split: str, image: LabelledImage, png_name: str, things: Set[int], files: NewFiles, findings: Findings
+) -> _Entry:
     pixels = read_image(image.path, image.size)
     size = (pixels.shape[0], pixels.shape[1])
-    instances = image.read(size)
+    read = image.read(size, findings)
+    instances = [instance for instance in read if len(instance.pixels)]
+    if len(instances) < len(read):
+        findings.remark("objects without a single pixel, left out", len(read) - len(instances))
+    full = sum(len(i.pixels) == size[0] * size[1] and i.category_id in things for i in instances)
+    if full:
+        findings.remark("objects that fill their image", full)
     if len(instances) >= ID_LIMIT:
-        raise DatasetError(f"{image.path}: {len(instances)} segments do not fit into the ids of a PNG")
+        raise SourceFault("images with too many segments", f"{image.path}: {len(instances)} do not fit a PNG's ids")
+    orientation, stored = exif_orientation(image.path)
+    if orientation > 4 and image.size == stored:
+        findings.remark("photographs that EXIF turns by a quarter, annotated at the stored size: look at some")
     painted, kept = settle_overlaps(instances, size)
     numbers = np.zeros(len(instances) + 1, np.int32)
     numbers[np.array(kept, np.int64) + 1] = np.arange(1, len(kept) + 1)
     ids = numbers[painted]
-    write_ids(target / f"panoptic_{split}" / png_name, ids)
-    name = _place_image(image, pixels, target / "images" / split)
+    write_ids(files.add(target / f"panoptic_{split}" / png_name), ids)
+    name = _place_image(image, pixels, target / "images" / split, files)
     areas = np.bincount(ids.ravel(), minlength=len(kept) + 1)
     boxes = segment_boxes(ids.astype(np.min_scalar_type(len(kept))), len(kept))
     segments = [
@@ -175,15 +263,15 @@ def _write_image(
     return record, annotation, len(instances) - len(kept)
 
 
-def _place_image(image: LabelledImage, pixels: np.ndarray, folder: Path) -> str:
+def _place_image(image: LabelledImage, pixels: np.ndarray, folder: Path, files: NewFiles) -> str:
     """Copy the photograph as it is, or as PNG where other tools may not read its format; returns its name."""
     if image.path.suffix.lower() in _KEPT_AS_THEY_ARE:
-        with replacing(folder / image.name) as temporary:
+        with replacing(files.add(folder / image.name)) as temporary:
             shutil.copyfile(image.path, temporary)
         return image.name
     name = f"{image.name}.png"
     _, encoded = cv2.imencode(".png", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR))
-    write_bytes(folder / name, encoded.tobytes())
+    write_bytes(files.add(folder / name), encoded.tobytes())
     return name
 
 

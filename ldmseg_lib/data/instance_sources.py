@@ -2,19 +2,24 @@
 
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Int32
-from PIL import Image, UnidentifiedImageError
-from pycocotools import mask as rle
 
 from ..core.errors import DatasetError, InputError
 from ..core.files import inside, read_json
+from .findings import Findings, SourceFault
 from .folder_writer import Instance, LabelledImage
+from .mask_files import open_mask, read_labels, read_mask
+from .pixels import exif_orientation
+from .segmentations import decode_segmentation, polygon_extent
+from .values import as_flag, as_whole, other_spelling
 
 VOC_CLASSES = (
     *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog"),
@@ -26,119 +31,170 @@ _VOC_BORDER = 255
 _PHOTOGRAPHS = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 
 
+@dataclass(frozen=True)
+class Source:
+    """Images and categories of a source, and what was found while they were listed."""
+
+    images: list[LabelledImage]
+    categories: list[dict[str, Any]]
+    findings: Findings = field(default_factory=Findings)
+
+
 def coco_instances(
-    annotations: str | os.PathLike, images: str | os.PathLike
-) -> tuple[list[LabelledImage], list[dict[str, Any]]]:
+    annotations: str | os.PathLike,
+    images: str | os.PathLike,
+    *,
+    stuff: Sequence[str] = (),
+    crowds_are_segments: bool = False,
+) -> Source:
     """The images and categories of a COCO instance JSON: polygons, and RLE as counts or compressed.
 
     Args:
         annotations: the JSON, such as instances_train2017.json.
         images: the folder that its file names refer to.
+        stuff: names of categories that are stuff, for a JSON without `isthing`; the others are things.
+        crowds_are_segments: take every annotation with `iscrowd` 1 for an ordinary segment.
 
     Raises:
-        DatasetError: the JSON is missing, or an entry of it lacks what is needed. The segmentations themselves are
+        DatasetError: the JSON is missing or of another form. Faulty entries are among the findings; segmentations are
             checked when an image is read.
     """
-    place = Path(annotations)
+    place, findings = Path(annotations), Findings()
     document = read_json(place)
     for key in ("images", "annotations", "categories"):
         entries = document.get(key) if isinstance(document, dict) else None
         if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
             raise DatasetError(f"{place}: no list {key!r} of objects; this is not a COCO instance file")
-    try:
-        categories = [{"id": c["id"], "name": str(c["name"]), "isthing": 1} for c in document["categories"]]
-    except KeyError as error:
-        raise DatasetError(f"{place}: a category has no {error}") from None
+    categories = _coco_categories(place, document["categories"], stuff)
     known = {category["id"] for category in categories}
-    by_image: dict[Any, list[dict[str, Any]]] = {entry.get("id"): [] for entry in document["images"]}
+    by_image: dict[Any, list[dict[str, Any]]] = {_coco_id(entry.get("id")): [] for entry in document["images"]}
     for entry in document["annotations"]:
         where = f"{place}: annotation id {entry.get('id')}"
-        if entry.get("image_id") not in by_image:
-            raise DatasetError(f"{where}: image_id {entry.get('image_id')!r} is not among the images")
-        if entry.get("category_id") not in known:
-            raise DatasetError(f"{where}: category_id {entry.get('category_id')!r} is not among the categories")
-        by_image[entry["image_id"]].append(entry)
-    labelled = []
-    for entry in document["images"]:
-        number, name, size = entry.get("id"), entry.get("file_name"), (entry.get("height"), entry.get("width"))
-        if not all(isinstance(value, int) and value >= 0 for value in (number, *size)) or not isinstance(name, str):
-            raise DatasetError(f"{place}: image {name!r} (id {number!r}) needs id, file_name, height and width")
-        try:
-            path = inside(images, name)
-        except InputError as error:
-            raise DatasetError(f"{place}, image id {number}: {error}") from None
-        labelled.append(
-            LabelledImage(path, name, number, partial(_decode_all, place, by_image[number]), size=size, record=entry)
-        )
-    return labelled, categories
+        image_id, category_id = _coco_id(entry.get("image_id")), as_whole(entry.get("category_id"))
+        crowd = as_flag(entry.get("iscrowd"), 0)
+        if image_id is None or image_id not in by_image:
+            other = other_spelling(image_id)
+            hint = f", which have {other!r}: write both as number or both as text" if other in by_image else ""
+            findings.fault(
+                "annotations of no image", f"{where}: image_id {entry.get('image_id')!r} is not among the images{hint}"
+            )
+        elif category_id not in known:
+            findings.fault(
+                "annotations of no category",
+                f"{where}: category_id {entry.get('category_id')!r} is not among the categories",
+            )
+        elif crowd is None:
+            findings.fault(
+                "annotations with a faulty iscrowd", f"{where}: iscrowd is {entry['iscrowd']!r}; write 0 or 1"
+            )
+        else:
+            crowd = 0 if crowds_are_segments else crowd
+            by_image[image_id].append(entry | {"image_id": image_id, "category_id": category_id, "iscrowd": crowd})
+    taken = [entry["iscrowd"] for entries in by_image.values() for entry in entries]
+    if taken and all(taken):
+        findings.remark("annotations, all of them crowds: nothing to train on (see --crowds-are-segments)", len(taken))
+    labelled = [_coco_image(place, Path(images), entry, by_image, findings) for entry in document["images"]]
+    return Source(_distinct(place, labelled, findings), categories, findings)
 
 
-def _decode_all(place: Path, entries: Sequence[Mapping[str, Any]], size: tuple[int, int]) -> list[Instance]:
-    found = []
+def _coco_id(value: Any) -> int | str | None:
+    return value if isinstance(value, str) and value else as_whole(value)
+
+
+def _coco_categories(place: Path, entries: Sequence[Mapping[str, Any]], stuff: Sequence[str]) -> list[dict[str, Any]]:
+    categories: list[dict[str, Any]] = []
     for entry in entries:
-        mask = decode_segmentation(entry.get("segmentation"), size, _where(place, entry))
-        found.append(Instance(np.flatnonzero(mask), entry["category_id"], int(bool(entry.get("iscrowd", 0)))))
-    return found
+        for key in ("id", "name"):
+            if key not in entry:
+                raise DatasetError(f"{place}: a category has no {key!r}")
+        category_id, isthing = as_whole(entry["id"]), as_flag(entry.get("isthing"), 1)
+        if category_id is None or category_id in [category["id"] for category in categories]:
+            raise DatasetError(f"{place}: category id {entry['id']!r} must be an integer of its own, at least 0")
+        if isthing is None:
+            raise DatasetError(f"{place}: category id {category_id}: isthing is {entry['isthing']!r}; write 0 or 1")
+        name = str(entry["name"])
+        categories.append({"id": category_id, "name": name, "isthing": 0 if name in stuff else isthing})
+    missing = [name for name in stuff if name not in [category["name"] for category in categories]]
+    if missing:
+        raise DatasetError(f"{place}: no category {missing[0]!r}; --stuff takes names of categories")
+    return categories
 
 
-def _where(place: Path, entry: Mapping[str, Any]) -> str:
-    return f"{place}, image id {entry['image_id']}, annotation id {entry.get('id')}"
+def _coco_image(
+    place: Path, folder: Path, entry: Mapping[str, Any], by_image: Mapping[Any, Any], findings: Findings
+) -> LabelledImage | None:
+    number, name = _coco_id(entry.get("id")), entry.get("file_name")
+    height, width = as_whole(entry.get("height")), as_whole(entry.get("width"))
+    if number is None or not isinstance(name, str) or not name or not height or not width:
+        values = ", ".join(f"{key} is {entry.get(key)!r}" for key in ("id", "file_name", "height", "width"))
+        findings.fault(
+            "images without id, file_name or size",
+            f"{place}: image {name!r} needs id, file_name, height and width; {values}",
+        )
+        return None
+    try:
+        path, name = find_file(folder, name)
+    except InputError as error:
+        findings.fault("images outside of the folder", f"{place}, image id {number}: {error}")
+        return None
+    read = partial(_decode_all, place, path, by_image[number])
+    return LabelledImage(path, name, number, read, size=(height, width), record=entry)
 
 
-def decode_segmentation(segmentation: Any, size: tuple[int, int], where: str) -> Bool[np.ndarray, "height width"]:
-    """The mask of COCO polygons or RLE, by pycocotools, which itself trusts its input (it crashes on some).
+def find_file(folder: Path, name: str) -> tuple[Path, str]:
+    """The file that a JSON calls `name` and its name in `folder`: also with backslashes, blanks around it, or accents
+    composed in another way.
 
     Raises:
-        DatasetError: beginning with `where`.
+        InputError: `name` leaves the folder.
     """
-    height, width = size
-    if isinstance(segmentation, dict):
-        counts = segmentation.get("counts")
-        if list(segmentation.get("size") or ()) != [height, width]:
-            raise DatasetError(
-                f"{where}: the RLE is of size {segmentation.get('size')}, the image of {[height, width]}"
-            )
-        try:
-            runs = _uncompressed(counts) if isinstance(counts, str) else [int(run) for run in counts or ()]
-        except (TypeError, ValueError, IndexError):
-            runs = []
-        if not runs or min(runs) < 0 or sum(runs) != height * width:
-            raise DatasetError(f"{where}: the RLE's counts do not add up to the image's {height * width} pixels")
-        return rle.decode(rle.frPyObjects({"size": [height, width], "counts": runs}, height, width)).astype(bool)
-    if not isinstance(segmentation, list) or not segmentation:
-        raise DatasetError(
-            f"{where}: no segmentation (a box alone says no pixels); give polygons or RLE, or leave it out"
+    plain = name.strip().replace("\\", "/")
+    forms = [unicodedata.normalize(form, plain) for form in ("NFC", "NFD")]
+    for candidate in dict.fromkeys((name, plain, *forms)):
+        path = inside(folder, candidate)
+        if path.is_file():
+            return path, candidate
+    return inside(folder, plain), plain
+
+
+def _distinct(place: Path, images: Iterable[LabelledImage | None], findings: Findings) -> list[LabelledImage]:
+    """The images, less those whose id or file an earlier one has."""
+    kept: dict[str, LabelledImage] = {}
+    numbers: Counter[Any] = Counter()
+    for image in filter(None, images):
+        numbers[image.image_id] += 1
+        if image.name in kept or numbers[image.image_id] > 1:
+            what = f"file {image.name}" if image.name in kept else f"id {image.image_id}"
+            findings.fault("images that are listed twice", f"{place}: two images have the {what}; give each its own")
+        else:
+            kept[image.name] = image
+    return list(kept.values())
+
+
+def _decode_all(
+    place: Path, photograph: Path, entries: Sequence[Mapping[str, Any]], size: tuple[int, int], findings: Findings
+) -> list[Instance]:
+    orientation, stored = exif_orientation(photograph)
+    turned = orientation > 4 and size == stored
+    extents = [polygon_extent(entry.get("segmentation")) for entry in entries] if turned else []
+    if any(y > size[0] + 1 or x > size[1] + 1 for y, x in extents):
+        raise SourceFault(
+            "photographs whose annotations are turned",
+            f"{place}, image id {entries[0]['image_id']}: the camera's EXIF data turn {photograph.name}, and the"
+            f" polygons fit the upright photograph of {size[0]}x{size[1]} px, not the {size[1]}x{size[0]} of the JSON;"
+            " exchange its height and width",
         )
-    try:
-        polygons = [np.asarray(polygon, dtype=np.float64) for polygon in segmentation]
-    except (TypeError, ValueError):
-        polygons = []
-    if not polygons or any(p.ndim != 1 or len(p) < 6 or len(p) % 2 for p in polygons):
-        raise DatasetError(f"{where}: a polygon must be a list x1, y1, x2, y2, ... of at least three points")
-    limits = np.array([width, height])
-    for polygon in polygons:
-        points = polygon.reshape(-1, 2)
-        if not (np.isfinite(points).all() and (points >= -limits).all() and (points <= 2 * limits).all()):
-            raise DatasetError(f"{where}: a polygon has points far outside of the image of {width}x{height} px")
-    return rle.decode(rle.merge(rle.frPyObjects([p.tolist() for p in polygons], height, width))).astype(bool)
-
-
-def _uncompressed(counts: str) -> list[int]:
-    """Run lengths of COCO's compressed RLE: five bits a character, each run from the third on less the second last."""
-    runs: list[int] = []
-    place = 0
-    while place < len(counts):
-        value, shift, more = 0, 0, True
-        while more:
-            bits = ord(counts[place]) - 48
-            if not 0 <= bits < 64:
-                raise ValueError(counts[place])
-            value |= (bits & 31) << shift
-            place, shift, more = place + 1, shift + 5, bool(bits & 32)
-            if not more and bits & 16:
-                value |= -1 << shift
-        runs.append(value + runs[-2] if len(runs) > 2 else value)
-    return runs
+    found = []
+    for entry in entries:
+        where = f"{place}, image id {entry['image_id']}, annotation id {entry.get('id')}"
+        try:
+            mask = decode_segmentation(entry.get("segmentation"), size, where, findings)
+        except SourceFault as error:
+            findings.fault(error.reason, str(error))
+            continue
+        if mask is not None:
+            found.append(Instance(np.flatnonzero(mask), entry["category_id"], entry["iscrowd"]))
+    return found
 
 
 def voc(
@@ -150,7 +206,7 @@ def voc(
     classes: str | None = "SegmentationClass",
     class_names: Sequence[str] = VOC_CLASSES,
     background: bool = True,
-) -> tuple[list[LabelledImage], list[dict[str, Any]]]:
+) -> Source:
     """Pascal VOC's layout, or id PNGs like its own: a pixel's value is its object, 0 is background, 255 unknown.
 
     Args:
@@ -170,28 +226,59 @@ def voc(
         if not (root / folder).is_dir():
             raise DatasetError(f"{root / folder}: no such folder; name the right one (see --help)")
     listed = root / "ImageSets" / "Segmentation" / f"{split}.txt"
-    names = listed.read_text().split() if listed.is_file() else sorted(p.stem for p in (root / objects).glob("*.png"))
-    photographs = {p.stem: p for p in sorted((root / images).iterdir()) if p.suffix.lower() in _PHOTOGRAPHS}
-    labelled = []
+    photographs = {_stem(p): p for p in _image_files(root / images)}
+    names = _listed_names(listed, photographs) if listed.is_file() else [_stem(p) for p in _png_files(root / objects)]
+    labelled, findings = [], Findings()
     for number, name in enumerate(names, 1):
-        ids = inside(root / objects, f"{name}.png")
+        try:
+            ids = find_file(root / objects, f"{name}.png")[0]
+        except InputError as error:
+            findings.fault("images outside of the folder", f"{listed}: {error}")
+            continue
         if name not in photographs or not ids.is_file():
             missing = root / images / name if name not in photographs else ids
-            raise DatasetError(f"{missing}: no such file, but {listed if listed.is_file() else ids} asks for it")
-        class_map = root / classes / f"{name}.png" if classes else None
+            asking = listed if listed.is_file() else ids
+            findings.fault("files that are missing", f"{missing}: no such file, but {asking} asks for it")
+            continue
+        class_map = find_file(root / classes, f"{name}.png")[0] if classes else None
         read = partial(_read_objects, ids, class_map, len(class_names), background)
         labelled.append(LabelledImage(photographs[name], photographs[name].name, number, read))
     categories = [{"id": k, "name": name, "isthing": 1} for k, name in enumerate(class_names, 1)]
     if background:
         categories.append({"id": len(class_names) + 1, "name": "background", "isthing": 0})
-    return labelled, categories
+    return Source(labelled, categories, findings)
+
+
+def _listed_names(path: Path, photographs: Mapping[str, Path]) -> list[str]:
+    """The names in a list of VOC's: one a line, maybe before further columns."""
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+    except UnicodeDecodeError:
+        raise DatasetError(f"{path}: not UTF-8; save the list as UTF-8 text") from None
+    lines = [unicodedata.normalize("NFC", line) for line in lines if line]
+    return [line if line in photographs else line.split()[0] for line in lines]
+
+
+def _stem(path: Path) -> str:
+    return unicodedata.normalize("NFC", path.stem)
+
+
+def _image_files(folder: Path) -> list[Path]:
+    """The images in a folder, sorted; hidden files, such as macOS's ._name.png, are none."""
+    paths = sorted(folder.iterdir()) if folder.is_dir() else []
+    return [path for path in paths if path.suffix.lower() in _PHOTOGRAPHS and not path.name.startswith(".")]
+
+
+def _png_files(folder: Path) -> list[Path]:
+    return [path for path in _image_files(folder) if path.suffix.lower() == ".png"]
 
 
 def _read_objects(
-    objects: Path, classes: Path | None, num_classes: int, background: bool, size: tuple[int, int]
+    objects: Path, classes: Path | None, num_classes: int, background: bool, size: tuple[int, int], findings: Findings
 ) -> list[Instance]:
     ids = read_labels(objects, size)
-    border = _VOC_BORDER if ids.max(initial=0) <= _VOC_BORDER else None
+    # in 16 bits 255 is an id like any other
+    border = None if open_mask(objects, size).mode.startswith("I") else _VOC_BORDER
     class_map = None if classes is None else read_labels(classes, size)
     found = []
     for value in np.unique(ids).tolist():
@@ -200,64 +287,51 @@ def _read_objects(
         pixels = np.flatnonzero(ids == value)
         category = 1 if class_map is None else int(np.bincount(class_map.reshape(-1)[pixels]).argmax())
         if value and not 0 < category <= num_classes:
-            raise DatasetError(f"{classes}: object {value} is of class {category}, but classes are 1 to {num_classes}")
+            findings.fault(
+                "objects of no class",
+                f"{classes}: object {value} is of class {category}, but classes are 1 to {num_classes}",
+            )
+            continue
         found.append(Instance(pixels, category if value else num_classes + 1))
     return found
 
 
-def read_labels(path: Path, size: tuple[int, int]) -> Int32[np.ndarray, "height width"]:
-    """The values of a palette or greyscale image of (height, width) = `size`, not its colours.
-
-    Raises:
-        DatasetError: it is missing, no image, of another size, or has colours.
-    """
-    image = _opened(path, size)
-    if image.mode not in ("P", "L", "1") and not image.mode.startswith("I"):
-        raise DatasetError(
-            f"{path}: has colours ({image.mode}) where numbers are needed; save it with a palette or grey"
-        )
-    return np.array(image).astype(np.int32)
-
-
-def _opened(path: Path, size: tuple[int, int]) -> Image.Image:
-    try:
-        with Image.open(path) as image:
-            if (image.height, image.width) == size:
-                image.load()
-                return image.copy()
-    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise DatasetError(f"{path}: cannot be read as an image ({' '.join(str(error).split())})") from None
-    raise DatasetError(f"{path}: the mask is {image.width}x{image.height} px, its photograph {size[1]}x{size[0]}")
-
-
-def mask_folders(
-    root: str | os.PathLike, *, class_name: str = "object"
-) -> tuple[list[LabelledImage], list[dict[str, Any]]]:
+def mask_folders(root: str | os.PathLike, *, class_name: str = "object") -> Source:
     """One folder an image, with images/<one photograph> and masks/<one mask per instance>, as in the 2018 Data
-    Science Bowl. What is not zero in a mask is the instance.
+    Science Bowl. What is not zero in a mask is the instance (see `mask_files.read_mask`).
 
     Raises:
-        DatasetError: there is no such folder, or one without photograph or masks.
+        DatasetError: there is no such folder. One without photograph or masks is among the findings.
     """
     root = Path(root)
     folders = sorted(path for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
+    folders = [folder for folder in folders if not folder.name.startswith((".", "__MACOSX"))]
     if not folders:
         raise DatasetError(f"{root}: no folders with images/ and masks/ in it")
-    labelled = []
+    labelled, findings = [], Findings()
     for number, folder in enumerate(folders, 1):
-        photographs, masks = (
-            [p for p in sorted((folder / part).glob("*")) if p.suffix.lower() in _PHOTOGRAPHS]
-            for part in ("images", "masks")
-        )
+        photographs, masks = _image_files(folder / "images"), _image_files(folder / "masks")
         if len(photographs) != 1 or not (folder / "masks").is_dir():
-            raise DatasetError(f"{folder}: needs images/ with one photograph, and masks/; it has {len(photographs)}")
+            findings.fault(
+                "folders without one photograph and masks",
+                f"{folder}: needs images/ with one photograph, and masks/; it has {len(photographs)}",
+            )
+            continue
+        if not masks:
+            findings.remark("photographs without any mask")
         name = folder.name + photographs[0].suffix
         labelled.append(LabelledImage(photographs[0], name, number, partial(_read_masks, masks)))
-    return labelled, [{"id": 1, "name": class_name, "isthing": 1}]
+    return Source(labelled, [{"id": 1, "name": class_name, "isthing": 1}], findings)
 
 
-def _read_masks(paths: Sequence[Path], size: tuple[int, int]) -> list[Instance]:
-    return [Instance(np.flatnonzero(np.array(_opened(path, size).convert("L"))), 1) for path in paths]
+def _read_masks(paths: Sequence[Path], size: tuple[int, int], findings: Findings) -> list[Instance]:
+    found = []
+    for path in paths:
+        try:
+            found.append(Instance(np.flatnonzero(read_mask(path, size, findings)), 1))
+        except SourceFault as error:
+            findings.fault(error.reason, str(error))
+    return found
 
 
 def in_validation(name: str, share: float) -> bool:

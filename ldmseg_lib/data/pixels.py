@@ -66,6 +66,14 @@ def read_image(path: str | os.PathLike, size: tuple[int, int] | None = None) -> 
         return pixels
 
 
+def exif_orientation(path: str | os.PathLike) -> tuple[int, tuple[int, int]]:
+    """How a camera says that its picture in `path` is to be turned (1 is not at all, 5 to 8 by a quarter), and the
+    (height, width) before that; (1, (0, 0)) where that cannot be read."""
+    with contextlib.suppress(*_BROKEN), Image.open(path) as image:
+        return image.getexif().get(_EXIF_ORIENTATION, 1), (image.height, image.width)
+    return 1, (0, 0)
+
+
 def read_ids(
     path: str | os.PathLike, size: tuple[int, int] | None, segment_ids: Int[np.ndarray, " segments"]
 ) -> Int[np.ndarray, "height width"]:

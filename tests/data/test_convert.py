@@ -217,6 +217,151 @@ def test_a_split_is_never_written_over_nor_mixed_with_another_data_set(
     assert "other categories" in capsys.readouterr().err
 
 
+def test_all_faults_are_told_at_once_and_nothing_is_left(coco: CocoFolder, tmp_path: Path, capsys) -> None:
+    for name in ("a.jpg", "b.jpg", "c.jpg"):
+        image = coco.image(name)
+        coco.annotate(image, [polygon(2, 2, 9, 9)])
+        coco.annotate(image, [])
+    (coco.root / "photos" / "c.jpg").unlink()
+    coco.annotate(100, [polygon(2, 2, 9, 9)], category_id=77)
+    for options in ((), ("--val-share", "0.5")):
+        assert coco.convert(tmp_path / "out", *options) == 2
+        error = capsys.readouterr().err
+        for words in ("4 faults", "2 objects without segmentation", "c.jpg: no such file", "category_id 77"):
+            assert words in error
+        assert not (tmp_path / "out").exists()
+    assert coco.convert(tmp_path / "out", "--skip-faulty") == 0
+    summary = capsys.readouterr().out
+    assert "2 images, 2 segments" in summary
+    assert "1 photographs that are missing" in summary and "1 annotations of no category" in summary
+    assert len(PanopticDataset(tmp_path / "out", "train")) == 2
+
+
+def test_a_failed_conversion_leaves_what_was_there(coco: CocoFolder, tmp_path: Path) -> None:
+    coco.annotate(coco.image("a.jpg"), [polygon(2, 2, 9, 9)])
+    assert coco.convert(tmp_path / "out") == 0
+    before = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    coco.annotate(coco.image("b.jpg"), [])
+    assert coco.convert(tmp_path / "out", "--split", "val") == 2
+    assert {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize(("value", "expected"), [("0", 0), ("1", 1), (False, 0), (True, 1), (1.0, 1), (None, 0)])
+def test_flags_of_instances_are_read_by_their_meaning(coco: CocoFolder, tmp_path: Path, value, expected: int) -> None:
+    image = coco.image("a.jpg")
+    coco.annotate(image, [polygon(2, 2, 9, 9)], iscrowd=value)
+    coco.annotate(image, [polygon(12, 12, 19, 19)], 9)
+    coco.document["categories"][1]["isthing"] = value
+    assert coco.convert(tmp_path / "out") == 0
+    assert [crowd for _, crowd, _ in masks_of(tmp_path / "out")] == [expected, 0]
+    things = [category["isthing"] for category in PanopticDataset(tmp_path / "out", "train").categories]
+    assert things == [1, 1 if value is None else expected]
+
+
+@pytest.mark.parametrize("value", ["no", 2, [0], -1, 0.5])
+def test_a_flag_that_is_none_is_refused(coco: CocoFolder, tmp_path: Path, capsys, value) -> None:
+    coco.annotate(coco.image("a.jpg"), [polygon(2, 2, 9, 9)], iscrowd=value)
+    assert coco.convert(tmp_path / "out") == 2
+    assert f"iscrowd is {value!r}" in capsys.readouterr().err
+
+
+def test_stuff_is_kept_or_named(coco: CocoFolder, tmp_path: Path, capsys) -> None:
+    coco.annotate(coco.image("a.jpg"), [polygon(2, 2, 9, 9)])
+    assert coco.convert(tmp_path / "named", "--stuff", "dust") == 0
+    coco.document["categories"][1]["isthing"] = 0
+    assert coco.convert(tmp_path / "kept") == 0
+    for folder in ("named", "kept"):
+        assert [c["isthing"] for c in PanopticDataset(tmp_path / folder, "train").categories] == [1, 0]
+    assert coco.convert(tmp_path / "out", "--stuff", "dirt") == 2
+    assert "no category 'dirt'" in capsys.readouterr().err
+
+
+def test_numbers_as_floats_and_texts_and_ids_as_texts(coco: CocoFolder, tmp_path: Path, capsys) -> None:
+    coco.annotate(coco.image("a.jpg"), [polygon(2, 2, 9, 9)], 3.0)["image_id"] = 100.0
+    coco.annotate(coco.image("b.jpg"), [polygon(2, 2, 9, 9)], "9")["image_id"] = "town_1"
+    coco.document["images"][0]["height"] = float(SIZE[0])
+    coco.document["images"][1]["id"] = "town_1"
+    assert coco.convert(tmp_path / "out") == 0
+    dataset = PanopticDataset(tmp_path / "out", "train")
+    assert dataset.image_ids == [100, "town_1"]
+    assert [masks_of(tmp_path / "out", k)[0][0] for k in (0, 1)] == [3, 9]
+    coco.document["annotations"][0]["image_id"] = "100"
+    assert coco.convert(tmp_path / "other") == 2
+    assert "have 100: write both as number or both as text" in capsys.readouterr().err
+
+
+def test_what_is_lost_is_counted_by_its_kind(coco: CocoFolder, tmp_path: Path, capsys) -> None:
+    image = coco.image("a.jpg")
+    coco.annotate(image, [polygon(2, 2, 9, 9), [5.0, 6.0], [1, 1, 1, 1]])  # slips of one and two points
+    coco.annotate(image, [polygon(2, 2, 9, 9)], 9)  # covers the one before
+    coco.annotate(image, [[20, 20, 20, 20, 20, 20]])
+    coco.annotate(image, [polygon(-20, -20, -5, -5)])
+    coco.annotate(image, [polygon(30, 30, 60, 60)])
+    coco.annotate(image, [polygon(0, 0, *SIZE)])
+    assert coco.convert(tmp_path / "out") == 0
+    summary = capsys.readouterr().out
+    for words in (
+        "3 segments, checked; 1 more are covered by others entirely",
+        "2 parts of fewer than three points",
+        "1 objects without a single pixel",
+        "1 objects wholly outside",
+        "1 objects that reach outside",
+        "1 objects that fill their image",
+    ):
+        assert words in summary
+
+
+@pytest.mark.parametrize(
+    ("segmentation", "message"),
+    [
+        (polygon(2, 2, 9, 9), "a list of polygons"),
+        ([[0.1, 0.1, 0.9, 0.1, 0.9, 0.9]], "not shares of the image's sides"),
+        ({"size": [40, 48], "counts": "b'o8'"}, "counts.decode()"),
+        ({"size": 40, "counts": [1920]}, "of size 40"),
+        ("[[1, 2, 3]]", "is a text"),
+    ],
+)
+def test_slips_of_tools_are_named(coco: CocoFolder, tmp_path: Path, capsys, segmentation, message: str) -> None:
+    coco.annotate(coco.image("a.jpg"), segmentation)
+    assert coco.convert(tmp_path / "out") == 2
+    assert message in capsys.readouterr().err
+
+
+def test_polygons_on_the_upright_photograph_at_the_stored_size_are_found_out(
+    coco: CocoFolder, tmp_path: Path, capsys
+) -> None:
+    """A phone's photograph: the size in the JSON is the stored one, the polygons were drawn upright."""
+    image = coco.image("a.jpg", (40, 64))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    photograph = Image.open(coco.root / "photos" / "a.jpg")
+    photograph.save(coco.root / "photos" / "a.jpg", exif=exif)
+    coco.annotate(image, [polygon(45, 5, 60, 30)])
+    assert coco.convert(tmp_path / "out") == 2
+    assert "fit the upright photograph of 40x64 px" in capsys.readouterr().err
+    coco.document["images"][0].update(height=64, width=40)
+    assert coco.convert(tmp_path / "out") == 0
+    assert np.array_equal(masks_of(tmp_path / "out")[0][2], box(45, 5, 60, 30, (64, 40)))
+
+
+def test_all_crowds_are_remarked_on_and_may_be_segments(coco: CocoFolder, tmp_path: Path, capsys) -> None:
+    coco.annotate(coco.image("a.jpg"), {"size": list(SIZE), "counts": counts(box(3, 3, 8, 40))}, iscrowd=1)
+    assert coco.convert(tmp_path / "out") == 0
+    assert "all of them crowds" in capsys.readouterr().out
+    assert coco.convert(tmp_path / "segments", "--crowds-are-segments") == 0
+    assert masks_of(tmp_path / "segments")[0][1] == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "file"), [("left\\a.jpg", "left/a.jpg"), (" a.jpg", "a.jpg"), ("e\u0301.jpg", "\u00e9.jpg")]
+)
+def test_names_in_other_spellings_find_their_file(coco: CocoFolder, tmp_path: Path, name: str, file: str) -> None:
+    coco.annotate(coco.image(file), [polygon(2, 2, 9, 9)])
+    coco.document["images"][0]["file_name"] = name
+    assert coco.convert(tmp_path / "out") == 0
+    assert PanopticDataset(tmp_path / "out", "train").ground_truth(0).file_name == file
+
+
 # Pascal VOC
 
 
@@ -280,6 +425,16 @@ def test_id_pngs_alone_are_of_one_class_and_may_have_more_than_255_ids(tmp_path:
     assert dataset.ground_truth(0).file_name == "a.tif.png"  # which every tool can read
 
 
+def test_in_16_bits_255_is_an_object_and_lists_may_have_more_columns(pascal: Path, tmp_path: Path) -> None:
+    ids = np.where(box(5, 5, 25, 25), 255, 0)
+    Image.fromarray(ids.astype(np.uint16)).save(pascal / "SegmentationObject" / "2007_000032.png")
+    palette_png(pascal / "SegmentationClass" / "2007_000032.png", ids > 0)
+    (pascal / "ImageSets" / "Segmentation" / "train.txt").write_bytes(b"\xef\xbb\xbf2007_000032  1\r\n\r\n")
+    assert main(["voc", str(pascal), str(tmp_path / "out")]) == 0
+    masks = [mask for category, _, mask in masks_of(tmp_path / "out") if category == 1]
+    assert len(masks) == 1 and np.array_equal(masks[0], box(5, 5, 25, 25))
+
+
 @pytest.mark.parametrize(
     ("fault", "message"),
     [
@@ -338,6 +493,69 @@ def test_faults_of_mask_folders_are_named(bowl: Path, tmp_path: Path, capsys, fa
     fault(bowl)
     assert main(["masks", str(bowl), str(tmp_path / "out")]) == 2
     assert message in capsys.readouterr().err.splitlines()[-1]
+
+
+def mask_file(bowl: Path, image: Image.Image, suffix: str = ".png", **options) -> None:
+    for path in (bowl / "image0" / "masks").iterdir():
+        path.unlink()
+    image.save(bowl / "image0" / "masks" / f"0{suffix}", **options)
+
+
+SHAPE = box(5, 5, 25, 25)
+
+
+@pytest.mark.parametrize("colour", [0, 255])
+def test_a_mask_may_be_in_the_alpha_channel(bowl: Path, tmp_path: Path, capsys, colour: int) -> None:
+    pixels = np.full((*SIZE, 4), colour, np.uint8)
+    pixels[..., 3] = SHAPE * 255
+    mask_file(bowl, Image.fromarray(pixels))
+    assert main(["masks", str(bowl), str(tmp_path / "out")]) == 0
+    assert np.array_equal(masks_of(tmp_path / "out")[0][2], SHAPE)
+    assert "alpha" in capsys.readouterr().out
+
+
+def test_an_opaque_alpha_channel_says_nothing(bowl: Path, tmp_path: Path) -> None:
+    mask_file(bowl, Image.fromarray(SHAPE.astype(np.uint8) * 255).convert("RGBA"))
+    assert main(["masks", str(bowl), str(tmp_path / "out")]) == 0
+    assert np.array_equal(masks_of(tmp_path / "out")[0][2], SHAPE)
+
+
+def test_a_mask_saved_as_jpeg_is_cut_at_half(bowl: Path, tmp_path: Path, capsys) -> None:
+    mask_file(bowl, Image.fromarray(SHAPE.astype(np.uint8) * 255), ".jpg", quality=60)
+    assert main(["masks", str(bowl), str(tmp_path / "out")]) == 0
+    assert np.array_equal(masks_of(tmp_path / "out")[0][2], SHAPE)
+    assert "cut at half" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("mode", ["1", "I;16", "P", "blue"])
+def test_masks_of_every_mode(bowl: Path, tmp_path: Path, mode: str) -> None:
+    values = SHAPE.astype(np.uint8)
+    image = Image.fromarray(values)
+    if mode == "1":
+        image = Image.fromarray(SHAPE)
+    elif mode == "I;16":
+        image = Image.fromarray(values.astype(np.uint16) * 300)
+    elif mode == "P":
+        image.putpalette([0] * 768)
+    elif mode == "blue":
+        image = Image.fromarray(np.stack([values * 0, values * 0, values], -1))
+    mask_file(bowl, image)
+    assert main(["masks", str(bowl), str(tmp_path / "out")]) == 0
+    assert np.array_equal(masks_of(tmp_path / "out")[0][2], SHAPE)
+
+
+def test_a_map_of_objects_is_no_mask(bowl: Path, tmp_path: Path, capsys) -> None:
+    mask_file(bowl, Image.fromarray((SHAPE + 2 * box(10, 10, 20, 20)).astype(np.uint8)))
+    assert main(["masks", str(bowl), str(tmp_path / "out")]) == 2
+    assert "where a mask has two" in capsys.readouterr().err
+
+
+def test_hidden_files_are_no_masks(bowl: Path, tmp_path: Path) -> None:
+    for path in (bowl / "image0" / "masks" / "._0.png", bowl / "image0" / "images" / "._image0.png"):
+        path.write_bytes(b"Mac OS X")
+    (bowl / ".ipynb_checkpoints").mkdir()
+    assert main(["masks", str(bowl), str(tmp_path / "out")]) == 0
+    assert len(masks_of(tmp_path / "out")) == 3
 
 
 def test_threads_change_nothing(bowl: Path, tmp_path: Path) -> None:
