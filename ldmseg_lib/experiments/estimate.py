@@ -119,7 +119,9 @@ def work_of(profile: Profile) -> Iterator[Callable[[], Work]]:
         step = networks.step(1, precision=section.training.precision, self_condition=False).flops
         forward = networks.forward(1, precision=section.training.precision).flops
         samples = section.training.steps * section.training.batch_size
-        return Work("12_few_steps", "consistency distillation", samples, step + (section.teacher_steps + 1) * forward)
+        # the teacher's path and the target; a teacher that is fed its estimates makes one before the path
+        forwards = section.teacher_steps + 1 + (settings.self_condition_probability > 0)
+        return Work("12_few_steps", "consistency distillation", samples, step + forwards * forward)
 
     def mask2former(kind: str) -> Work:
         training = profile.mask2former.training

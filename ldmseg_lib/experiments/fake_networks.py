@@ -39,16 +39,15 @@ def fake_denoiser(profile: Profile, tasks: list[str]) -> Denoiser:
             raise InputError(f"denoiser.pretrained {source!r}: its configuration cannot be read ({error})") from error
     latents, features = profile.autoencoder.latent_channels, profile.image_encoder.out_channels
     affinity = profile.denoiser.affinity_channels
-    denoiser = Denoiser(
+    return Denoiser(
         unet_config=config | {"in_channels": input_channels(latents, features, affinity=affinity is not None)},
         tasks=tasks,
         latent_channels=latents,
         image_channels=features,
         self_condition=profile.diffusion.self_condition_probability > 0,
         affinity_channels=affinity,
+        train_time_embedding=profile.denoiser.train_time_embedding,
     )
-    denoiser.unet.time_embedding.requires_grad_(profile.denoiser.train_time_embedding)
-    return denoiser
 
 
 def fake_image_encoder(profile: Profile) -> Any:

@@ -54,6 +54,7 @@ class Denoiser(SafetensorsModel):
         image_channels: channels of the image latents.
         self_condition: whether an earlier estimate of z_0 was ever fed back in training; else sampling feeds none.
         affinity_channels: of the embedding that says which cells are of one segment; None: no affinity pooling.
+        train_time_embedding: whether the UNet's time embedding learns, now and whenever the model is loaded again.
     """
 
     @register_to_config
@@ -66,16 +67,21 @@ class Denoiser(SafetensorsModel):
         image_channels: int,
         self_condition: bool = True,
         affinity_channels: int | None = None,
+        train_time_embedding: bool = True,
     ) -> None:
         super().__init__()
         self.unet = UNet2DConditionModel.from_config(unet_config)
         self.task_tokens = nn.Embedding(len(tasks), self.unet.config.cross_attention_dim)
         nn.init.normal_(self.task_tokens.weight, std=1.0)
         self.affinity = None if affinity_channels is None else AffinityPooling(image_channels, affinity_channels)
-        self.fold_task_attention()
+        self.prepare_unet()
 
-    def fold_task_attention(self) -> None:
-        """Have the cross-attentions use that there is one token; what it leaves idle does not learn."""
+    def prepare_unet(self) -> None:
+        """Have the cross-attentions use that there is one token, and freeze what does not learn.
+
+        That is what one token leaves idle, and the time embedding unless `train_time_embedding`.
+        """
+        self.unet.time_embedding.requires_grad_(self.config.train_time_embedding)
         for block in self.unet.modules():
             if isinstance(block, BasicTransformerBlock):
                 block.attn2.set_processor(SingleTokenAttention())
@@ -231,6 +237,7 @@ def build_denoiser(
         "image_channels": image_channels,
         "self_condition": profile.diffusion.self_condition_probability > 0,
         "affinity_channels": affinity,
+        "train_time_embedding": profile.denoiser.train_time_embedding,
     }
     if profile.denoiser.pretrained is None:
         denoiser = Denoiser(unet_config=_small_unet_config(profile, in_channels), **shape)
@@ -251,6 +258,5 @@ def build_denoiser(
         denoiser.unet = unet
         denoiser.task_tokens = nn.Embedding(len(tasks), unet.config.cross_attention_dim)
         denoiser.affinity = None if affinity is None else AffinityPooling(image_channels, affinity)
-        denoiser.fold_task_attention()
-    denoiser.unet.time_embedding.requires_grad_(profile.denoiser.train_time_embedding)
+        denoiser.prepare_unet()
     return denoiser

@@ -41,7 +41,7 @@ def affinity_error(
         seed: of the timesteps, drawn per (image, visit).
     """
     ids = TASKS["instance"].target(batch)
-    with torch.no_grad():
+    with torch.no_grad(), torch.autocast(ids.device.type, enabled=False):
         clean, known = autoencoder.to_latents(ids).float(), known_cells(ids, autoencoder.factor).flatten(1)
     keys = zip(batch["image_id"], batch["visit"], strict=True)
     generators = [torch_generator(seed, "affinity", image_id, visit) for image_id, visit in keys]

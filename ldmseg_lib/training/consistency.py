@@ -21,15 +21,19 @@ from ..diffusion.schedulers import build_sampler, set_timesteps
 from ..models.autoencoder import MaskAutoencoder
 from ..models.denoiser import Denoiser
 from ..pipeline.ldmseg import LDMSegPipeline
-from .diffusion import DiffusionObjective, averaged
+from .diffusion import DiffusionObjective
 from .loop import TrainingRecord, seen_settings, train
 
 
 class ConsistencyObjective(DiffusionObjective):
     """The student's answer at z_t against its running mean's one teacher step further.
 
+    The student and its running mean are never fed an earlier estimate. A teacher that was trained with its own is, as
+    in sampling: from step to step of its path, beginning with zeros at noise alone, elsewhere with its estimate there.
+
     Args:
-        teacher: a trained pipeline; the student begins as its copy, and both see its frozen image encoder.
+        teacher: a trained pipeline, whose parts are used where they lie and are frozen; the student begins as a copy of
+            its denoiser, and sees its image encoder.
         diffusion: the mixture of tasks.
         settings: the grid, the teacher's steps between two of its timesteps, the loss, the running mean.
         seed: of tasks, timesteps and noise, per (image, visit).
@@ -42,14 +46,14 @@ class ConsistencyObjective(DiffusionObjective):
         if teacher.depth_autoencoder is not None:
             autoencoders["depth"] = teacher.depth_autoencoder
         student = copy.deepcopy(teacher.denoiser).train()
-        # it is never fed its own estimates
         student.register_to_config(self_condition=False)
-        image_encoder = copy.deepcopy(teacher.image_encoder)
-        super().__init__(student, image_encoder, copy.deepcopy(autoencoders), diffusion, seed=seed)
+        super().__init__(student, teacher.image_encoder, autoencoders, diffusion, seed=seed)
         if "image_encoder" in self.trained:
             del self.trained["image_encoder"]
-        self.frozen["image_encoder"] = image_encoder.requires_grad_(False).eval()
-        self.frozen["teacher"] = copy.deepcopy(teacher.denoiser).requires_grad_(False).eval()
+        self.frozen["image_encoder"] = teacher.image_encoder.requires_grad_(False).eval()
+        self.frozen["teacher"] = teacher.denoiser.requires_grad_(False).eval()
+        if settings.training.gradient_checkpointing:
+            student.unet.enable_gradient_checkpointing()
         self.trained["target"] = copy.deepcopy(student).requires_grad_(False)
         self.consistency = settings
         grid = settings.timesteps * settings.teacher_steps
@@ -68,16 +72,32 @@ class ConsistencyObjective(DiffusionObjective):
         for target, student in pairs:
             target.lerp_(student.to(target.dtype), 1 - decay)
 
-    def _answer(self, network: Denoiser | nn.Module, z: Tensor, image: Tensor, t: Tensor, tasks: Tensor) -> Tensor:
-        """A network's estimate of z_0 at z_t; none of them is fed an earlier estimate."""
-        return self.schedule.predicted_clean(network(z, image, torch.zeros_like(z), t, tasks), z, t)
+    def _answer(
+        self,
+        network: Denoiser | nn.Module,
+        z: Tensor,
+        image: Tensor,
+        t: Tensor,
+        tasks: Tensor,
+        condition: Tensor | None = None,
+    ) -> Tensor:
+        """A network's estimate of z_0 at z_t, given an earlier one; None: zeros."""
+        condition = torch.zeros_like(z) if condition is None else condition
+        return self.schedule.predicted_clean(network(z, image, condition, t, tasks), z, t)
 
     @torch.no_grad()
     def _teacher_path(self, z: Tensor, image: Tensor, place: Tensor, tasks: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """DDIM from z at fine timestep number `place` to the grid's next: z there, its timestep, the last estimate."""
-        t, estimate = self.fine[place].to(z.device), z
+        t, estimate, condition = self.fine[place].to(z.device), z, None
+        teacher = self.frozen["teacher"]
+        if teacher.config.self_condition:
+            condition = torch.zeros_like(z)
+            rows = place.nonzero()[:, 0].to(z.device)
+            if len(rows):
+                condition[rows] = self._answer(teacher, z[rows], image[rows], t[rows], tasks[rows])
         for step in range(1, self.consistency.teacher_steps + 1):
-            estimate = self._answer(self.frozen["teacher"], z, image, t, tasks)
+            estimate = self._answer(teacher, z, image, t, tasks, condition)
+            condition = condition if condition is None else estimate
             noise = self.schedule.implied_noise(z, estimate, t)
             t = self.fine[place + step].to(z.device)
             z = self.schedule.add_noise(estimate, noise, t)
@@ -126,6 +146,8 @@ def train_consistency(
     """
     settings = profile.consistency
     torch.manual_seed(seed)
+    networks = [part for part in teacher.components.values() if isinstance(part, nn.Module)]
+    learnable = [p for network in networks for p in network.parameters() if p.requires_grad]
     objective = ConsistencyObjective(teacher, profile.diffusion, settings, seed=seed)
     record, ema = train(
         objective,
@@ -138,11 +160,14 @@ def train_consistency(
         identity=seen_settings(profile, "consistency"),
         on_log=on_log,
     )
-    best = objective if ema is None else averaged(objective, ema)
+    if ema is not None:
+        ema.copy_to(p for p in objective.trained.parameters() if p.requires_grad)
+    for parameter in learnable:
+        parameter.requires_grad_(True)
     parts = {name: part for name, part in teacher.components.items() if name != "denoiser"}
     student = LDMSegPipeline(
         **parts,
-        denoiser=best.trained["denoiser"].eval(),
+        denoiser=objective.trained["denoiser"].eval(),
         **{name: teacher.config[name] for name in _SETTINGS},
         sampler="consistency",
     )

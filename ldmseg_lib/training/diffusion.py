@@ -79,7 +79,7 @@ class DiffusionObjective(ImageObjective):
 
     @torch.no_grad()
     def _targets(self, batch: Mapping[str, Any], tasks: Tensor) -> tuple[Tensor, Tensor]:
-        """Clean latents and known cells of each sample's own task."""
+        """Clean latents and known cells of each sample's own task, in full precision whatever the training's is."""
         latents: dict[int, tuple[Tensor, Tensor]] = {}
         for name in dict.fromkeys(task.autoencoder for task in self.tasks):
             rows = [row for row, number in enumerate(tasks.tolist()) if self.tasks[number].autoencoder == name]
@@ -87,9 +87,11 @@ class DiffusionObjective(ImageObjective):
                 targets = {n: self.tasks[n].target(batch) for n in {int(tasks[row]) for row in rows}}
                 target = torch.stack([targets[int(tasks[row])][row] for row in rows])
                 cells = known_cells(target, self.frozen[name].factor)
-                latents |= zip(rows, zip(self.frozen[name].to_latents(target).float(), cells, strict=True), strict=True)
-        clean, known = zip(*(latents[row] for row in range(len(tasks))), strict=True)
-        return torch.stack(clean), torch.stack(known)
+                with torch.autocast(target.device.type, enabled=False):
+                    clean = self.frozen[name].to_latents(target)
+                latents |= zip(rows, zip(clean.float(), cells, strict=True), strict=True)
+        both = [torch.stack(values) for values in zip(*(latents[row] for row in range(len(tasks))), strict=True)]
+        return both[0], both[1]
 
     def _image_latents(self, batch: Mapping[str, Any], side: int) -> Tensor:
         return encode_batch({**self.frozen, **self.trained}["image_encoder"], batch, side, self.features)
@@ -179,6 +181,8 @@ def train_diffusion(
         denoiser = start.denoiser.with_tasks(list(profile.diffusion.tasks))
         if profile.diffusion.self_condition_probability > 0:
             denoiser.register_to_config(self_condition=True)
+        denoiser.register_to_config(train_time_embedding=profile.denoiser.train_time_embedding)
+        denoiser.prepare_unet()
     width = profile.denoiser.affinity_channels
     if start is not None and width is not None:
         denoiser = denoiser.with_affinity(width)

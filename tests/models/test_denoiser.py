@@ -136,6 +136,18 @@ def test_the_time_embedding_is_frozen_where_the_profile_says_so(pretrained, smal
     assert all(parameter.requires_grad for name, parameter in small.named_parameters() if not idle(name))
 
 
+def test_a_frozen_time_embedding_stays_frozen(pretrained, tmp_path):
+    """Wherever a model comes from: a file, a copy with other tasks, one with affinity pooling."""
+    denoiser = build_denoiser(pretrained[1])
+    denoiser.save_pretrained(tmp_path)
+    loaded = Denoiser.from_pretrained(tmp_path)
+    for other in (loaded, loaded.with_tasks(["instance", "depth"]), loaded.with_affinity(8)):
+        assert not any(p.requires_grad for p in other.unet.time_embedding.parameters())
+    assert {n for n, p in loaded.named_parameters() if p.requires_grad} == {
+        n for n, p in denoiser.named_parameters() if p.requires_grad
+    }
+
+
 def test_the_task_token_changes_the_answer(small):
     noisy, image, condition, t = inputs(small.config.image_channels)
     with torch.no_grad():

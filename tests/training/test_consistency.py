@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,6 +13,13 @@ from ldmseg_lib.data.splits import training_split
 from ldmseg_lib.diffusion.schedulers import NoiseSchedule
 from ldmseg_lib.pipeline.ldmseg import LDMSegPipeline
 from ldmseg_lib.training.consistency import ConsistencyObjective, train_consistency
+
+SETTINGS = ("image_size", "categories", "prediction_type", "threshold", "min_area", "tile_size")
+
+
+def copied_parts(pipeline: LDMSegPipeline) -> dict:
+    """The parts of a pipeline that a training may move and freeze."""
+    return {name: copy.deepcopy(part) for name, part in pipeline.components.items()}
 
 
 class Fixed(nn.Module):
@@ -42,17 +50,18 @@ def samples(smoke_profile, smoke_data):
 
 @pytest.fixture
 def objective(profile, smoke_pipeline):
-    def build(teacher=None, student=None, target=None, **changes) -> ConsistencyObjective:
+    def build(teacher=None, student=None, target=None, self_condition=False, **changes) -> ConsistencyObjective:
         settings = dataclasses.replace(profile.consistency, **changes)
-        objective = ConsistencyObjective(smoke_pipeline, profile.diffusion, settings)
-        config = smoke_pipeline.denoiser.config
+        pipeline = LDMSegPipeline(**copied_parts(smoke_pipeline), **{n: smoke_pipeline.config[n] for n in SETTINGS})
+        objective = ConsistencyObjective(pipeline, profile.diffusion, settings)
+        config = dict(smoke_pipeline.denoiser.config) | {"self_condition": self_condition}
         for place, name, network in (
             (objective.frozen, "teacher", teacher),
             (objective.trained, "denoiser", student),
             (objective.trained, "target", target),
         ):
             if network is not None:
-                place[name] = Fixed(config, *network)
+                place[name] = Fixed(SimpleNamespace(**config), *network)
         return objective
 
     return build
@@ -110,11 +119,38 @@ def test_the_grid_begins_with_noise_alone(objective, samples):
         assert torch.equal(first, second) is same
 
 
-def test_no_network_is_fed_an_earlier_estimate(objective, samples):
+def test_no_network_is_fed_an_earlier_estimate_where_none_was_trained_with_it(objective, samples):
     model = objective((0.5,), (0.5,), (0.5,))
     loss_of(model, samples)
     for network in (model.frozen["teacher"], model.trained["denoiser"], model.trained["target"]):
         assert all(not condition.any() for _, condition, _ in network.asked)
+
+
+def test_a_teacher_trained_with_its_estimates_is_fed_them_along_its_path(objective, samples):
+    """As in sampling: zeros where the path begins with noise alone, else an estimate at the same z_t, then the last."""
+    model = objective((0.5,), (0.5,), (0.5,), self_condition=True, timesteps=2, teacher_steps=3)
+    loss_of(model, samples)
+    begin = model.trained["denoiser"].asked[0][2]
+    assert set(begin.tolist()) == {999, 499}
+    (some, zeros, times), (_, first, start), *later = model.frozen["teacher"].asked
+    assert len(some) == (begin == 499).sum() and not zeros.any() and set(times.tolist()) == {499}
+    assert torch.equal(start, begin) and len(later) == 2
+    assert not first[begin == 999].any() and (first[begin == 499] == 0.5).all()
+    assert all((condition == 0.5).all() for _, condition, _ in later)
+    for network in (model.trained["denoiser"], model.trained["target"]):
+        assert all(not condition.any() for _, condition, _ in network.asked)
+
+
+def test_checkpointing_is_the_profile_s_and_changes_no_gradient(objective, profile, samples):
+    """Of the student alone, the only one with gradients; the teacher is the pipeline's own, not a third copy."""
+    gradients = []
+    for on in (True, False):
+        model = objective(training=dataclasses.replace(profile.consistency.training, gradient_checkpointing=on))
+        assert model.trained["denoiser"].unet.is_gradient_checkpointing is on
+        batch = collate(samples)
+        model(batch, model.normalisers(batch))["loss"].backward()
+        gradients.append(model.trained["denoiser"].unet.conv_in.weight.grad)
+    torch.testing.assert_close(*gradients)
 
 
 def test_the_target_is_the_running_mean_and_does_not_learn(objective):
@@ -132,12 +168,32 @@ def test_only_known_cells_count(objective, samples):
     assert loss_of(objective((0.5,), (0.1,), (0.1,)), void) == 0
 
 
-def test_distilling_saves_a_pipeline_that_answers_in_one_step(profile, smoke_data, smoke_pipeline, tmp_path):
+@pytest.mark.parametrize("micro_batch_size", [None, 2])
+def test_distilling_saves_a_pipeline_that_answers_in_one_step(
+    profile, smoke_data, smoke_pipeline, tmp_path, micro_batch_size
+):
+    """With the paper's settings: p = 1, a frozen time embedding, checkpointing, micro-batches."""
+    training = dataclasses.replace(
+        profile.consistency.training, gradient_checkpointing=True, micro_batch_size=micro_batch_size
+    )
+    profile = dataclasses.replace(
+        profile,
+        consistency=dataclasses.replace(profile.consistency, training=training),
+        diffusion=dataclasses.replace(profile.diffusion, self_condition_probability=1.0),
+    )
+    teacher = LDMSegPipeline(**copied_parts(smoke_pipeline), **{n: smoke_pipeline.config[n] for n in SETTINGS})
+    teacher.denoiser.register_to_config(train_time_embedding=False)
+    teacher.denoiser.prepare_unet()
+    learnable = [p.requires_grad for p in teacher.denoiser.parameters()]
     dataset = training_split(profile, smoke_data)
-    before = copy.deepcopy(smoke_pipeline.denoiser.state_dict())
-    student, record = train_consistency(profile, dataset, smoke_pipeline, tmp_path, seed=0)
+    student, record = train_consistency(profile, dataset, teacher, tmp_path, seed=0)
     assert record.steps == profile.consistency.training.steps
-    assert all(torch.equal(value, before[name]) for name, value in smoke_pipeline.denoiser.state_dict().items())
+    before = smoke_pipeline.denoiser.state_dict()
+    assert all(torch.equal(value, before[name]) for name, value in teacher.denoiser.state_dict().items())
+    assert [p.requires_grad for p in teacher.denoiser.parameters()] == learnable
+    after = student.denoiser.unet.time_embedding.state_dict()
+    assert all(torch.equal(value, before[f"unet.time_embedding.{name}"]) for name, value in after.items())
+    assert not torch.equal(student.denoiser.unet.conv_in.weight, before["unet.conv_in.weight"])
     loaded = LDMSegPipeline.from_pretrained(tmp_path / "pipeline")
     loaded.set_progress_bar_config(disable=True)
     assert loaded.config.sampler == "consistency" and not loaded.denoiser.config.self_condition

@@ -274,3 +274,36 @@ def test_only_the_named_task_has_its_timesteps_bent(build, samples):
     assert torch.equal(plain[0], bent[0]) and semantic.any() and not semantic.all()
     assert torch.equal(plain[1][~semantic], bent[1][~semantic])
     assert not torch.equal(plain[1][semantic], bent[1][semantic])
+
+
+def test_the_frozen_autoencoder_makes_targets_in_full_precision(build, samples):
+    """16 bits are for the networks that learn; rounding the targets would add an error that no training removes."""
+    model, batch = build(), collate(samples)
+    tasks = torch.arange(len(samples)) % len(model.tasks)
+    expected, _ = model._targets(batch, tasks)
+    with torch.autocast("cpu", torch.bfloat16):
+        found, _ = model._targets(batch, tasks)
+    assert found.dtype == torch.float32 and torch.equal(found, expected)
+
+
+def test_going_on_with_the_paper_s_settings(smoke_profile, smoke_run, tmp_path):
+    """p = 1, checkpointing, micro-batches, 16 bits, and a time embedding that stays as it was loaded."""
+    training = dataclasses.replace(
+        smoke_profile.diffusion.training,
+        steps=2,
+        precision="bf16",
+        gradient_checkpointing=True,
+        micro_batch_size=2,
+    )
+    profile = dataclasses.replace(
+        smoke_profile,
+        denoiser=dataclasses.replace(smoke_profile.denoiser, train_time_embedding=False),
+        diffusion=dataclasses.replace(smoke_profile.diffusion, self_condition_probability=1.0, training=training),
+    )
+    start = LDMSegPipeline.from_pretrained(smoke_run.folder / "diffusion" / "pipeline")
+    train_diffusion(profile, smoke_run.dataset, {"mask": smoke_run.autoencoder}, tmp_path, start=start)
+    again = LDMSegPipeline.from_pretrained(tmp_path / "pipeline_last").denoiser
+    assert not any(p.requires_grad for p in again.unet.time_embedding.parameters())
+    before, after = start.denoiser.unet.state_dict(), again.unet.state_dict()
+    changed = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
+    assert "time_embedding" not in changed and "conv_in" in changed
