@@ -25,6 +25,7 @@ from .step_cost import FLOAT32, StepCost, without_content
 
 GIB = 2**30
 CARD_GIB = 40  # the paper's A100s
+RESERVE_GIB = 3  # what is not counted: CUDA's context, NCCL's buffers, gaps between an allocator's blocks
 DEVICES = 8
 # Peak rates of dense products in 16 bits, NVIDIA's data sheets, in FLOP/s.
 PEAKS = {"A100": 312e12, "H200": 989e12}
@@ -199,7 +200,7 @@ class MemoryCase:
     fits: int  # the largest number of images a GPU
 
 
-def memory_cases(profile: Profile, *, card: float = CARD_GIB * GIB) -> list[MemoryCase]:
+def memory_cases(profile: Profile, *, card: float = (CARD_GIB - RESERVE_GIB) * GIB) -> list[MemoryCase]:
     """The diffusion training with and without checkpointing and sharding. To be called `without_content`."""
     training, cases = profile.diffusion.training, []
     batch = training.micro_batch_size or max(1, training.batch_size // DEVICES)
@@ -212,6 +213,30 @@ def memory_cases(profile: Profile, *, card: float = CARD_GIB * GIB) -> list[Memo
             fits = sum(memory.total <= card for memory in held)
             cases.append(MemoryCase(checkpointing, shard, batch, held[batch - 1], fits))
     return cases
+
+
+def single_gpu_memory(profile: Profile) -> dict[str, Memory]:
+    """By stage the largest diffusion training that its notebook does in one process. To be called `without_content`."""
+    section, variant = profile.components, Variant(other_latents=True)
+    source = getattr(section, variant.encoder).pretrained or TRAINED_HERE
+    cases = {
+        "07_components": (variant_profile(profile, variant, encoder=source), section.diffusion.training),
+        "08_multitask": (profile, profile.multitask.training),
+        "12_few_steps": (profile, profile.consistency.training),
+    }
+    found = {}
+    for stage, (of, training) in cases.items():
+        networks = DiffusionNetworks(of, list(of.diffusion.tasks), checkpointing=training.gradient_checkpointing)
+        images = training.micro_batch_size or training.batch_size
+        condition = stage != "12_few_steps" and of.diffusion.self_condition_probability > 0
+        peak = networks.step(images, precision=training.precision, self_condition=condition).peak_bytes
+        memory = memory_of(networks, training, peak, processes=1)
+        if stage == "12_few_steps":
+            # beside the student its running mean and the teacher
+            others = 2 * FLOAT32 * sum(p.numel() for p in networks.denoiser.parameters())
+            memory = dataclasses.replace(memory, weights=memory.weights + others)
+        found[stage] = memory
+    return found
 
 
 def estimate(profile: Profile, *, progress: bool = True) -> tuple[list[Work], list[MemoryCase], dict[str, int]]:
@@ -233,6 +258,8 @@ def print_estimate(name: str, *, overrides: str | None = None, json_file: str | 
     """Count, print, and write a JSON file if asked for."""
     profile = Profile.load(name, overrides)
     work, cases, parameters = estimate(profile)
+    with without_content():
+        alone = single_gpu_memory(profile)
     low, high = UTILISATION
     counted = ", ".join(f"{part} {count:,}" for part, count in parameters.items())
     print(f"Profile {profile.name}. Parameters: {counted}\n")
@@ -247,7 +274,8 @@ def print_estimate(name: str, *, overrides: str | None = None, json_file: str | 
             times = [hours(flops, device, devices=devices, utilisation=share) for share in (high, low)]
             print(f"{f'{what}, {devices} x {device}':<40} {times[0]:>10,.1f} {times[1]:>10,.1f}")
     print(
-        f"\nGiB on each of {DEVICES} GPUs in 04_diffusion, and the most images that one of {CARD_GIB} GiB takes at once"
+        f"\nGiB on each of {DEVICES} GPUs in 04_diffusion, and the most images that one of {CARD_GIB} GiB takes at once;"
+        f" {RESERVE_GIB} GiB are left for what is not counted (CUDA's context, NCCL, fragmentation)"
     )
     columns = [field.name for field in dataclasses.fields(Memory)]
     print(f"{'':<34} {' '.join(f'{column:>11}' for column in columns)} {'total':>7} {'most':>5}")
@@ -255,6 +283,10 @@ def print_estimate(name: str, *, overrides: str | None = None, json_file: str | 
         how = ("" if case.checkpointing else "no ") + "checkpointing" + (", sharded" if case.shard else "")
         values = " ".join(f"{getattr(case.memory, column) / GIB:>11.1f}" for column in columns)
         print(f"{f'{how}, {case.batch} images':<34} {values} {case.memory.total / GIB:>7.1f} {case.fits:>5}")
+    print("\nGiB on the one GPU of notebooks that train in one process, the largest diffusion training of each")
+    for stage, memory in alone.items():
+        values = " ".join(f"{getattr(memory, column) / GIB:>11.1f}" for column in columns)
+        print(f"{stage:<34} {values} {memory.total / GIB:>7.1f}")
     if json_file:
         write_json(
             json_file,
@@ -263,6 +295,9 @@ def print_estimate(name: str, *, overrides: str | None = None, json_file: str | 
                 "parameters": parameters,
                 "work": [dataclasses.asdict(item) | {"total": item.total} for item in work],
                 "memory": [dataclasses.asdict(case) | {"total": case.memory.total} for case in cases],
+                "memory_of_one_gpu": {
+                    stage: dataclasses.asdict(memory) | {"total": memory.total} for stage, memory in alone.items()
+                },
                 "peak_flops": PEAKS,
             },
         )

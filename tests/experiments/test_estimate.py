@@ -90,10 +90,30 @@ def test_every_stage_of_the_paper_profile_goes_through():
     assert sharded.memory.adam * 8 == checkpointed.memory.adam
 
 
+@pytest.mark.slow
+def test_every_diffusion_training_of_the_paper_profile_fits_one_card():
+    """Also where a notebook trains in one process: its micro-batch, not its batch of 256, is what a card holds."""
+    with without_content():
+        alone = estimate.single_gpu_memory(Profile.load("paper"))
+        whole = estimate.single_gpu_memory(Profile.load("paper", "multitask.training.micro_batch_size=null"))
+    card = (estimate.CARD_GIB - estimate.RESERVE_GIB) * estimate.GIB
+    assert {stage: memory.total <= card for stage, memory in alone.items()} == dict.fromkeys(alone, True)
+    assert whole["08_multitask"].total > 3 * card
+
+
+def test_large_batches_of_the_paper_profile_are_cut_into_micro_batches():
+    """For any of 1, 2, 4 and 8 processes, and so that the gradients are those of the whole batch."""
+    profile = Profile.load("paper")
+    trainings = (profile.diffusion, profile.multitask, profile.consistency, profile.components.diffusion)
+    for training in (section.training for section in trainings):
+        assert training.gradient_checkpointing and training.micro_batch_size <= 16
+        assert training.batch_size % (8 * training.micro_batch_size) == 0
+
+
 def test_the_command_prints_and_writes_the_estimate(tmp_path, capsys):
     assert main(["--estimate", "--profile", "smoke", "--json", str(tmp_path / "cost.json")]) == 0
     said = capsys.readouterr().out
-    assert "04_diffusion" in said and "8 x A100" in said and "GiB" in said
+    assert "04_diffusion" in said and "8 x A100" in said and "GiB" in said and "12_few_steps  " in said
     written = json.loads((tmp_path / "cost.json").read_text())
     assert written["profile"] == "smoke" and {"stage", "samples", "flops", "total"} <= written["work"][0].keys()
 
