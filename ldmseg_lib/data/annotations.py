@@ -169,16 +169,24 @@ class _Parser:
 
     def categories(self, values: Iterator[Any]) -> list[dict[str, Any]]:
         found: dict[int, dict[str, Any]] = {}
+        missing: list[str] = []
         for value in values:
             category_id, name = value.get("id"), value.get("name")
             if not is_id(category_id) or not isinstance(name, str):
                 self.fault(f"category {category_id!r} needs an integer id and a name")
-            elif (isthing := as_flag(value.get("isthing"))) is None:
-                self.fault(f"category id {category_id} ({name}): isthing must be 0 or 1")
             elif category_id in found:
                 self.fault(f"category id {category_id} stands there twice")
             else:
-                found[category_id] = value | {"isthing": isthing}
+                isthing = as_flag(value.get("isthing"))
+                if value.get("isthing") is None:
+                    missing.append(f"{category_id} ({name})")
+                elif isthing is None:
+                    self.fault(f"category id {category_id} ({name}): isthing must be 0 or 1")
+                # the segments of a faulty category are not to blame
+                found[category_id] = value | {"isthing": 1 if isthing is None else isthing}
+        if missing:
+            more = f" and {len(missing) - 1} more categories" if len(missing) > 1 else ""
+            self.fault(f"category id {missing[0]}{more}: isthing must be 0 or 1, and is missing")
         if not found and not self.problems:
             self.fault("no categories")
         return list(found.values())

@@ -181,7 +181,7 @@ def _prepared(
             path = file_in(files.images, str(annotations.image_files[place]))
             return predictor.prepare(read_image(path, tuple(annotations.sizes[place].tolist())))
         except FileFault as error:
-            raise DatasetError(str(Problem(error.path, error.reason, int(annotations.image_ids[place])))) from None
+            raise DatasetError(str(Problem(error.path, error.reason, annotations.image_id(place)))) from None
 
     blocks = [missing[start : start + batch_size] for start in range(0, len(missing), batch_size)]
     with ThreadPoolExecutor(max(1, workers)) as pool:

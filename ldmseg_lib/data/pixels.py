@@ -11,12 +11,13 @@ import contextlib
 import io
 import os
 import struct
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
 import numpy as np
-from jaxtyping import Int, UInt8, UInt16
+from jaxtyping import Int, Integer, UInt8, UInt16
 from kornia_rs.io import decode_image_png_u8
 from PIL import Image, ImageOps
 
@@ -59,11 +60,27 @@ def read_image(path: str | os.PathLike, size: tuple[int, int] | None = None) -> 
             raise FileFault(path, f"the image is {flat[1]}x{flat[0]} px, but its JSON says {size[1]}x{size[0]}")
         turn = orientation in range(2, 9) and (size is None or tuple(size) == turned)
         if turn or image.format != "JPEG" or image.mode not in ("RGB", "L") or not data.endswith(_JPEG_END):
-            return _decode_with_pillow(ImageOps.exif_transpose(image) if turn else image, path)
+            return as_stored(ImageOps.exif_transpose(image) if turn else image, path)
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
         if pixels is None or pixels.shape[:2] != flat:
-            return _decode_with_pillow(image, path)
+            return as_stored(image, path)
         return pixels
+
+
+def upright_rgb(image: Image.Image, name: str | os.PathLike = "the image") -> UInt8[np.ndarray, "height width 3"]:
+    """A PIL image as `read_image` would read its file: RGB, upright by its EXIF data.
+
+    Raises:
+        FileFault: beginning with `name`: it has floats, or is damaged.
+    """
+    with _named(name, "an image"):
+        return as_stored(ImageOps.exif_transpose(image), name)
+
+
+def upright_size(image: Image.Image) -> tuple[int, int]:
+    """Height and width of a PIL image once it is upright."""
+    turned = image.getexif().get(_EXIF_ORIENTATION, 1) in (5, 6, 7, 8)
+    return (image.width, image.height) if turned else (image.height, image.width)
 
 
 def exif_orientation(path: str | os.PathLike) -> tuple[int, tuple[int, int]]:
@@ -129,6 +146,11 @@ def _read(path: str | os.PathLike) -> bytes:
     try:
         return Path(path).read_bytes()
     except FileNotFoundError:
+        # accents may be composed in one way in the JSON and in another on the disk, as macOS does
+        for form in ("NFC", "NFD"):
+            other = Path(path).with_name(unicodedata.normalize(form, Path(path).name))
+            if other.is_file() and not other.is_symlink():
+                return other.read_bytes()
         raise FileFault(path, "no such file") from None
     except OSError as error:
         raise FileFault(path, f"cannot be read ({error.strerror or error})") from None
@@ -147,15 +169,25 @@ def _open(data: bytes, path: str | os.PathLike) -> Image.Image:
     return image
 
 
-def _decode_with_pillow(image: Image.Image, path: str | os.PathLike) -> np.ndarray:
+def as_stored(image: Image.Image, name: str | os.PathLike = "the image") -> UInt8[np.ndarray, "height width 3"]:
+    """A PIL image of any mode as RGB, not turned: 16 bits are scaled, alpha is dropped.
+
+    Raises:
+        FileFault: beginning with `name`: it has floats.
+    """
     if image.mode.startswith("I"):
         # Pillow would clip 16 bits at 255 instead of scaling them
-        return np.repeat((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8)[..., None], 3, axis=2)
+        return np.repeat(eight_bits(np.asarray(image))[..., None], 3, axis=2)
     if image.mode == "F":
-        raise FileFault(path, "floating-point images have no agreed range; write 8 or 16 bits")
+        raise FileFault(name, "floating-point images have no agreed range; write 8 or 16 bits")
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")
     return np.array(image.convert("RGB"))
+
+
+def eight_bits(values: Integer[np.ndarray, "..."]) -> UInt8[np.ndarray, "..."]:
+    """16-bit values scaled to 8 bits."""
+    return (values.astype(np.int64) >> 8).clip(0, 255).astype(np.uint8)
 
 
 def _png_header(data: bytes, path: str | os.PathLike) -> tuple[int, int, int, int]:

@@ -116,7 +116,7 @@ class MaskAutoencoder(SafetensorsModel):
                 f"a map of {target.shape[-2]} x {target.shape[-1]} does not divide by the autoencoder's factor "
                 f"{self.factor}; resize or pad it"
             )
-        mean, logvar = self.encoder(self.encode_input(target)).chunk(2, dim=1)
+        mean, logvar = self.encoder(self.encode_input(target).to(self.dtype)).chunk(2, dim=1)
         return LatentDistribution(mean, logvar.clamp(-30.0, 20.0))
 
     def decode(

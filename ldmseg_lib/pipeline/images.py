@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,10 +11,15 @@ from PIL import Image
 from torch import Tensor
 
 from ..core.errors import InputError
+from ..data.pixels import eight_bits, upright_rgb, upright_size
 from ..models.affinity import Affinity
 
 Picture = Image.Image | np.ndarray | Tensor
-"""A PIL image, a uint8 array [H, W, 3] (or [H, W], or with alpha), or a float tensor [3, H, W] in [0, 1]."""
+"""A PIL image, an array [H, W, 3] (or [H, W], or with alpha) of uint8 or uint16, or a float tensor [3, H, W] in [0, 1].
+
+A PIL image is read as the data set reads its file: 16 bits are scaled, alpha is dropped, and a camera's EXIF rotation
+is applied, so that results have the size of the upright picture.
+"""
 
 
 @dataclass(frozen=True)
@@ -52,12 +58,18 @@ def as_rgb(picture: Picture) -> Image.Image:
         picture = (picture.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
     if isinstance(picture, np.ndarray):
         shape_fits = picture.ndim == 2 or (picture.ndim == 3 and picture.shape[2] in (3, 4))
-        if picture.dtype != np.uint8 or not shape_fits or not picture.size:
+        if picture.dtype not in (np.uint8, np.uint16) or not shape_fits or not picture.size:
             raise InputError(f"an image array must be uint8 [height, width, 3], not {picture.dtype} {picture.shape}")
-        picture = Image.fromarray(picture)
+        picture = Image.fromarray(eight_bits(picture) if picture.dtype == np.uint16 else picture)
     if not isinstance(picture, Image.Image):
         raise InputError(f"an image must be a PIL image, an array or a tensor, not {type(picture).__name__}")
-    return picture.convert("RGB")
+    return Image.fromarray(upright_rgb(picture))
+
+
+def as_list(images: Any) -> list[Any]:
+    """The pictures of a list, tuple or batch (an array or tensor of four dimensions), or the one picture."""
+    batched = isinstance(images, np.ndarray | Tensor) and images.ndim == 4
+    return list(images) if batched or isinstance(images, list | tuple) else [images]
 
 
 def size_of(picture: Picture) -> tuple[int, int]:
@@ -66,8 +78,7 @@ def size_of(picture: Picture) -> tuple[int, int]:
         return picture.shape[1], picture.shape[2]
     if isinstance(picture, np.ndarray) and picture.ndim >= 2:
         return picture.shape[0], picture.shape[1]
-    image = picture if isinstance(picture, Image.Image) else as_rgb(picture)
-    return image.height, image.width
+    return upright_size(picture if isinstance(picture, Image.Image) else as_rgb(picture))
 
 
 def to_square(rgb: Image.Image, side: int) -> Float[Tensor, "3 side side"]:

@@ -17,7 +17,7 @@ from ..models.image_encoders import ImageEncoder
 from .consensus import consensus_of, require_room
 from .decoding import decode_latents, stuff_indices
 from .denoising import DenoisingPipeline, plan_batches
-from .images import ImageFeatures, Picture, as_rgb, size_of, to_square
+from .images import ImageFeatures, Picture, as_list, as_rgb, size_of, to_square
 from .inpainting import inpaint
 from .output import PanopticOutput
 from .tiling import count_tiles, fill_batches
@@ -123,12 +123,12 @@ class LDMSegPipeline(DenoisingPipeline):
         Raises:
             InputError: no image, or something that is none; the message says what is wrong with it.
         """
-        pictures: Sequence[Any] = images if isinstance(images, list | tuple) else [images]
+        pictures = as_list(images)
         if not pictures:
             raise InputError("there is no image to encode; give at least one")
         side = self.config.image_size
         rgb = [as_rgb(picture) for picture in pictures]
-        batch = torch.stack([to_square(picture, side) for picture in rgb]).to(self.device)
+        batch = torch.stack([to_square(picture, side) for picture in rgb]).to(self.device, self.image_encoder.dtype)
         cells = side // self.autoencoder.factor
         sizes = [(picture.height, picture.width) for picture in rgb]
         latents = self.image_encoder(batch, (cells, cells)).float()
@@ -210,7 +210,9 @@ class LDMSegPipeline(DenoisingPipeline):
         Raises:
             InputError: an unknown task or sampler, a picture that is none, no sample or more than memory holds.
         """
-        pictures: list[Any] = list(images) if isinstance(images, list | tuple) else [images]
+        if batch_size < 1:
+            raise InputError(f"batch_size is {batch_size}; give at least 1")
+        pictures = as_list(images)
         tile_size = (self.config.tile_size if tile_size is None else tile_size) or None
         sizes = [size_of(picture) for picture in pictures]
         require_room(num_samples, max((height * width for height, width in sizes), default=0))

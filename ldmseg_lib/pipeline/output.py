@@ -118,7 +118,10 @@ class PanopticOutput:
         for ids, segments, image_id, name in zip(self.ids, self.segments, image_ids, file_names, strict=True):
             _check_png_name(png_folder, name)
             _check_ids(ids, f"image id {image_id}")
-            info = [{key: s[key] for key in ("id", "category_id", "area")} | {"iscrowd": 0} for s in segments]
+            try:
+                info = [{key: s[key] for key in ("id", "category_id", "area")} | {"iscrowd": 0} for s in segments]
+            except KeyError as error:
+                raise InputError(f"image id {image_id}: a segment has no {error}") from None
             annotations.append({"image_id": image_id, "file_name": name, "segments_info": info})
         try:
             text = json.dumps(

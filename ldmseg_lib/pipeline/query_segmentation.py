@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..models.mask2former import ViTMask2Former
-from .images import Picture, as_rgb, to_square
+from .images import Picture, as_list, as_rgb, to_square
 from .output import PanopticOutput
 
 
@@ -100,18 +100,17 @@ def segment_images(
     Raises:
         InputError: a picture that is none.
     """
-    given: Sequence[Any] = images if isinstance(images, list | tuple) else [images]
-    pictures = [as_rgb(image) for image in given]
+    pictures = [as_rgb(image) for image in as_list(images)]
     output = PanopticOutput(categories=[dict(category) for category in model.config.categories])
     for start in range(0, len(pictures), batch_size):
         group = pictures[start : start + batch_size]
-        batch = torch.stack([to_square(picture, model.config.image_size) for picture in group]).to(model.device)
-        classes, masks = model(batch)
+        squares = torch.stack([to_square(picture, model.config.image_size) for picture in group])
+        classes, masks = model(squares.to(model.device, model.dtype))
         for picture, class_logits, mask_logits in zip(group, classes[-1], masks[-1], strict=True):
             output.extend(
                 panoptic_from_queries(
-                    class_logits,
-                    mask_logits,
+                    class_logits.float(),
+                    mask_logits.float(),
                     size=(picture.height, picture.width),
                     categories=model.config.categories,
                     threshold=model.config.threshold,

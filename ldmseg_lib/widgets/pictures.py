@@ -10,6 +10,7 @@ from jaxtyping import Bool, Int, UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ..core.errors import InputError
+from ..data.pixels import as_stored, eight_bits, upright_rgb
 from .raster import MAX_SIDE
 
 MAX_MEGAPIXELS = 64
@@ -28,8 +29,10 @@ def as_photo(image: Any) -> Photo:
         InputError: it is none of these, or a side is longer than 4096 pixels.
     """
     if isinstance(image, Image.Image):
-        image = image.convert("RGB")
+        image = upright_rgb(image)
     array = np.asarray(image)
+    if array.dtype == np.uint16:
+        array = eight_bits(array)
     if array.dtype.kind == "f" and array.ndim == 3 and array.shape[0] == 3:
         array = array.transpose(1, 2, 0)
     if array.ndim == 2:
@@ -82,7 +85,7 @@ def read_picture(data: bytes, name: str = "the upload") -> Photo:
                 width, height = image.size
                 if width * height > MAX_MEGAPIXELS * 10**6:
                     raise _too_large(name, f"{width} x {height} = {width * height / 1e6:.0f} megapixels")
-                return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+                return as_stored(ImageOps.exif_transpose(image), name)
     except UnidentifiedImageError:
         raise InputError(f"{name} is not an image; choose a JPEG, PNG or WebP file") from None
     except Image.DecompressionBombError:

@@ -479,3 +479,21 @@ def test_flags_are_read_by_their_meaning(tmp_path, value, expected):
     dataset = PanopticDataset(tmp_path, "train")
     segment = next(s for s in dataset.ground_truth(0).segments if s["category_id"] == 1)
     assert segment["iscrowd"] == expected and segment["isthing"] == (1 if value is None else expected)
+
+
+def test_missing_isthing_is_one_fault(tmp_path):
+    folder = make_folder(tmp_path)
+    for category in folder.document["categories"]:
+        del category["isthing"]
+    folder.save()
+    (problem,) = check_dataset(tmp_path, "train")
+    assert "and 2 more categories" in problem.message and "isthing" in problem.message
+
+
+@pytest.mark.parametrize(("written", "stored"), [("\u00e9.png", "e\u0301.png"), ("e\u0301.png", "\u00e9.png")])
+def test_accents_may_be_composed_in_either_way(tmp_path, written, stored):
+    folder = make_folder(tmp_path)
+    folder.png_path(0).rename(folder.panoptic / stored)
+    folder.document["annotations"][0]["file_name"] = written
+    folder.save()
+    assert check_dataset(tmp_path, "train") == []

@@ -62,6 +62,18 @@ IMAGE_FAULTS: dict[str, tuple[Callable[[Files], object], tuple[str, ...]]] = {
         lambda f: annotation(f)["segments_info"][0].update(category_id=77),
         ("103", "70003", "category_id 77"),
     ),
+    "id beyond 64 bits": (
+        lambda f: annotation(f)["segments_info"][0].update(id=1 << 70),
+        ("103", f"segment {1 << 70} is out of range"),
+    ),
+    "negative id beyond 64 bits": (
+        lambda f: f.truth["annotations"][FAULTY]["segments_info"][0].update(id=-(1 << 70)),
+        ("103", f"segment {-(1 << 70)} is out of range"),
+    ),
+    "crowd that is no flag": (
+        lambda f: f.truth["annotations"][FAULTY]["segments_info"][0].update(iscrowd="no"),
+        ("103", "iscrowd is 'no'"),
+    ),
     "no id": (lambda f: annotation(f)["segments_info"][0].pop("id"), ("103", "None")),
     "path out of the folder": (
         lambda f: annotation(f).update(file_name="../truth/000000000003.png"),

@@ -12,7 +12,10 @@ from PIL import Image
 
 from ldmseg_lib.core.errors import InputError
 from ldmseg_lib.core.randomness import torch_generator
+from ldmseg_lib.data.pixels import read_image
+from ldmseg_lib.pipeline.images import as_rgb, size_of
 from ldmseg_lib.pipeline.ldmseg import LDMSegPipeline
+from ldmseg_lib.widgets.mask_editor import MaskEditor
 
 SIZES = [(32, 32), (20, 50), (61, 33), (7, 9)]
 
@@ -82,6 +85,68 @@ def test_grey_and_transparent_images_are_taken_as_rgb(segment):
     rgb = np.dstack([grey] * 3)
     found = segment([grey, opaque, rgb, Image.fromarray(grey)], generator=[torch_generator(1)] * 4)
     assert all(agreement([ids], [found.ids[0]]) > 0.999 for ids in found.ids)
+
+
+def ramp() -> np.ndarray:
+    """16-bit grey with every level that 8 bits have."""
+    return np.linspace(0, 65535, 64 * 48).reshape(64, 48).astype(np.uint16)
+
+
+@pytest.mark.parametrize("kind", ["grey16", "cmyk", "alpha", "palette", "exif"])
+def test_dataset_pipeline_and_editor_see_the_same_picture(tmp_path, kind):
+    path = tmp_path / ("picture.jpg" if kind in ("cmyk", "exif") else "picture.png")
+    colours = Image.fromarray(pictures()[0])
+    if kind == "grey16":
+        Image.fromarray(ramp()).save(path)
+    elif kind == "cmyk":
+        colours.convert("CMYK").save(path)
+    elif kind == "alpha":
+        colours.putalpha(Image.fromarray(ramp().astype(np.uint8)).resize(colours.size))
+        colours.save(path)
+    elif kind == "palette":
+        colours.quantize(16).save(path, transparency=3)
+    else:
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        colours.resize((48, 32)).save(path, exif=exif)
+    expected = read_image(path)
+    with Image.open(path) as opened:
+        assert size_of(opened) == expected.shape[:2]
+        assert np.array_equal(np.asarray(as_rgb(opened)), expected)
+        editor = MaskEditor(opened, np.ones(expected.shape[:2], int))
+    assert np.array_equal(editor.photo, expected)
+    editor.open_photo(path)
+    assert np.array_equal(editor.photo, expected)
+    if kind == "grey16":
+        assert len(np.unique(expected)) == 256
+        assert np.array_equal(np.asarray(as_rgb(ramp())), expected)
+
+
+def test_a_batch_is_an_array_or_tensor_of_four_dimensions(smoke_pipeline):
+    array = np.stack([pictures()[0]] * 2)
+    tensor = torch.from_numpy(array).permute(0, 3, 1, 2).float() / 255
+    for batch in (array, tensor):
+        assert len(smoke_pipeline.encode_image(batch)) == 2
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("part", ["all", "autoencoder", "denoiser", "image_encoder"])
+def test_pipelines_in_16_bits_run(smoke_pipeline, dtype, part):
+    pipeline = copy.deepcopy(smoke_pipeline)
+    (pipeline if part == "all" else getattr(pipeline, part)).to(dtype)
+    found = pipeline(pictures()[0], num_inference_steps=2, generator=torch_generator(1), round_estimates=True)
+    assert found.ids[0].shape == pictures()[0].shape[:2]
+    known = np.zeros(pictures()[0].shape[:2], bool)
+    known[:20] = True
+    ids = np.ones(known.shape, int)
+    pipeline.inpaint(
+        pipeline.encode_image(pictures()[0]), ids, known, num_inference_steps=1, generator=torch_generator(1)
+    )
+
+
+def test_an_empty_batch_size_is_refused(smoke_pipeline):
+    with pytest.raises(InputError, match="batch_size is 0"):
+        smoke_pipeline(pictures(), batch_size=0)
 
 
 def test_one_image_needs_no_list(segment, reference):
