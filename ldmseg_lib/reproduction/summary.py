@@ -30,8 +30,6 @@ def summary(results: Records) -> pd.DataFrame:
         add(f"this run, one sample of {steps} steps", _images(record), record["metrics"]["variants"][-1])
     if "12_few_steps" in results:
         metrics = results["12_few_steps"]["metrics"]
-        consensus = f"this run, consensus of {metrics['samples']} samples of {metrics['sampled_steps']} steps"
-        add(consensus, metrics["agreement"]["images"], metrics["agreement"]["scores"]["consensus"])
         for row in metrics["student"]:
             if row["steps"] == _STUDENT_STEPS:
                 add(f"this run, distilled to {_STUDENT_STEPS} steps", row["images"], row)
@@ -52,14 +50,19 @@ def _images(record: Mapping[str, Any]) -> int | None:
 
 
 def _pretrained() -> list[tuple[Any, ...]]:
-    """The row of the pretrained weights, from their model card."""
+    """The rows of the pretrained weights, one sample and consensus, from their model card."""
     try:
         card = (Path(embedded_folder()) / "README.md").read_text(encoding="utf-8")
     except (InputError, OSError):
         return []
     values = {name: float(value) for name, value in re.findall(r"^\| ([^|]+?) \| ([\d.]+) \|$", card, flags=re.M)}
     scenes = re.search(r"the (\d+) scenes of (.*?), from", card)
-    names = ("class-agnostic PQ", "panoptic PQ", "mIoU")
-    if scenes is None or not all(name in values for name in names):
+    if scenes is None:
         return []
-    return [("pretrained weights, one sample", int(scenes[1]), *(values[name] for name in names))]
+    several = {name.partition(", ")[2] for name in values if ", consensus of " in name}
+    rows = []
+    for how in ("one sample", *sorted(several)):
+        suffix = "" if how == "one sample" else f", {how}"
+        scores = [values.get(f"{name}{suffix}") for name in ("class-agnostic PQ", "panoptic PQ", "mIoU")]
+        rows.append((f"pretrained weights, {how}", int(scenes[1]), *scores))
+    return rows
