@@ -256,8 +256,8 @@ def differences(stage: Stage, key: Key, record: Mapping[str, Any]) -> list[str]:
     now, causes = key.ingredients, []
     if record.get("seed") != now["seed"]:
         causes.append(f"seed {record.get('seed')} -> {now['seed']}")
-    then = _flat(stage_parameters(stage, record.get("parameters", {})))
-    for name, value in _flat(now["parameters"]).items():
+    then = flat_settings(stage_parameters(stage, record.get("parameters", {})))
+    for name, value in flat_settings(now["parameters"]).items():
         if then.get(name) != value:
             causes.append(f"{name} {then.get(name)} -> {value}")
     if record.get("data") != now["data"]:
@@ -272,10 +272,11 @@ def differences(stage: Stage, key: Key, record: Mapping[str, Any]) -> list[str]:
     return causes or ["its settings changed"]
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flat_settings(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings by their dotted names."""
     flat: dict[str, Any] = {}
     for name, value in values.items():
-        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
+        flat |= flat_settings(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
     return flat
 
 

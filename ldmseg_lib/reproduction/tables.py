@@ -3,7 +3,6 @@
 Metrics are fractions in result records and percent in tables. The records are those of `StageRun.finish`, by stage.
 """
 
-import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,9 +13,11 @@ from ..experiments.components import tables as component_tables
 from ..experiments.denoising_steps import tables as step_tables
 from ..experiments.encodings import tables as encoding_tables
 from ..experiments.few_steps import tables as few_step_tables
+from ..experiments.inpainting import tables as inpainting_tables
 from ..experiments.mask2former import tables as mask2former_tables
 from ..experiments.multitask import tables as multitask_tables
-from ..experiments.records import Records, percent
+from ..experiments.own_dataset import tables as own_dataset_tables
+from ..experiments.records import Records, percent, quality_columns
 from ..experiments.supplement import supplement
 
 
@@ -35,25 +36,16 @@ class Table:
 
 
 def panoptic_quality(results: Records) -> pd.DataFrame:
-    """The four ways of cleaning predictions, beside Table S2 at the same number of denoising steps.
+    """The four ways of post-processing, beside Table S2 at the same number of denoising steps.
 
     Notebook 05's metrics hold `variants`: for each of "arg max", "+ threshold", "+ area" and "+ both", in this order,
     `{"name", "class_agnostic", "panoptic", "miou"}`; the two in the middle are what `PanopticQuality.compute` returns.
     """
     record = results["05_panoptic_evaluation"]
-    rows = []
-    for variant in record["metrics"]["variants"]:
-        agnostic, panoptic = variant["class_agnostic"], variant["panoptic"]
-        rows.append(
-            {
-                "predictions": variant["name"],
-                **{f"class-agn. {key.upper()}": percent(agnostic["All"][key]) for key in ("pq", "sq", "rq")},
-                "mIoU": percent(variant["miou"]),
-                **{key.upper(): percent(panoptic["All"][key]) for key in ("pq", "sq", "rq")},
-                "PQ things": percent(panoptic["Things"]["pq"]),
-                "PQ stuff": percent(panoptic["Stuff"]["pq"]),
-            }
-        )
+    rows = [
+        {"predictions": variant["name"], **quality_columns(variant, things_and_stuff=True)}
+        for variant in record["metrics"]["variants"]
+    ]
     paper = paper_steps(record)
     rows.append(
         {
@@ -102,93 +94,6 @@ def ours_and_paper(results: Records) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def mask_inpainting(results: Records) -> pd.DataFrame:
-    """Class-agnostic PQ of inpainted masks, the mean over drop rates for each block size, beside the paper's number.
-
-    Notebook 10's metrics hold `conditions`, as `evaluation.inpainting.evaluate_inpainting` returns them.
-    """
-    conditions = results["10_mask_inpainting"]["metrics"]["conditions"]
-    rows = []
-    for block, pixels in sorted({(c["block"], c["pixels"]) for c in conditions}):
-        chosen = [c for c in conditions if c["block"] == block]
-        row: dict[str, Any] = {"blocks": f"{block} x {block} cells, {pixels} px"}
-        for (region, prefix), method in itertools.product(_REGIONS.items(), chosen[0]["scores"]):
-            values = [c["scores"][method][region]["pq"] for c in chosen]
-            known = [value for value in values if value is not None]
-            row[prefix + method] = percent(sum(known) / len(known)) if known else None
-        rows.append(row)
-    paper = supplement("headline").query("setting == 'mask inpainting'").iloc[0]
-    rows.append({"blocks": f"paper, COCO, 16 px ({paper['source']} source)", "inpainting": float(paper["value"])})
-    return pd.DataFrame(rows)
-
-
-def mask_inpainting_findings(results: Records) -> list[str]:
-    """For which blocks the model is ahead of each baseline, over whole images and in the hidden region alone."""
-    table = mask_inpainting(results)
-    table = table[~table["blocks"].str.startswith("paper")]
-    sentences = []
-    for region, prefix in _REGIONS.items():
-        where = "Over whole images" if region == "whole" else "In the hidden region alone"
-        for baseline in ("nearest known label", "no mask given"):
-            pairs = table[["blocks", prefix + "inpainting", prefix + baseline]].dropna()
-            ahead = [str(row[0]).split(", ")[-1] for row in pairs.itertuples(index=False) if row[1] > row[2]]
-            count = {0: "no block size", len(pairs): "every block size"}.get(len(ahead), f"blocks of {_listed(ahead)}")
-            sentences.append(f"{where} the model is better than *{baseline}* for {count}.")
-    return [" ".join(sentences)]
-
-
-def _listed(words: list[str]) -> str:
-    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
-
-
-def mask_inpainting_rates(results: Records) -> pd.DataFrame:
-    """Class-agnostic PQ of inpainted masks for each block size and drop rate (see `mask_inpainting`)."""
-    rows = []
-    for condition in results["10_mask_inpainting"]["metrics"]["conditions"]:
-        row = {
-            "cells": condition["block"],
-            "px": condition["pixels"],
-            "rate": percent(condition["rate"]),
-            "hidden pixels": percent(condition["dropped"]),
-        }
-        for (region, prefix), method in itertools.product(_REGIONS.items(), condition["scores"]):
-            row[prefix + method] = percent(condition["scores"][method][region]["pq"])
-        rows.append(row)
-    return pd.DataFrame(rows)
-
-
-def own_dataset(results: Records) -> pd.DataFrame:
-    """Notebook 13: class-agnostic PQ and AP50 with the settings that decide them, and what the autoencoder can draw.
-
-    Its metrics are what `own_dataset.train_and_judge` returns. The paper has no such table.
-    """
-    metrics = results["13_own_dataset"]["metrics"]
-    ceiling, panoptic = metrics["reconstruction"], metrics["panoptic"]
-    counts = {"num_ids": metrics["num_ids"], "min_area": metrics["min_area"]}
-    rows = [
-        {
-            "what": f"predictions, {metrics['images']['val']} validation images",
-            **counts,
-            **{
-                f"class-agn. {key.upper()}": percent(metrics["class_agnostic"]["All"][key])
-                for key in ("pq", "sq", "rq")
-            },
-            "AP50": percent(metrics["ap50"]),
-            "PQ things": percent(panoptic["Things"]["pq"]),
-            "PQ stuff": percent(panoptic["Stuff"]["pq"]),
-        },
-        {
-            "what": "autoencoder alone, central crops",
-            **counts,
-            "min_area": 0,
-            **{f"class-agn. {key.upper()}": percent(ceiling[key]) for key in ("pq", "sq", "rq")},
-        },
-    ]
-    return pd.DataFrame(rows)
-
-
-_REGIONS = {"whole": "", "hidden": "hidden region: "}  # in metrics, and in column names
-
 TABLES = {
     table.name: table
     for table in (
@@ -232,15 +137,15 @@ TABLES = {
         Table(
             name="mask_inpainting",
             title="Mask inpainting, class-agnostic PQ, mean over drop rates",
-            stages=("10_mask_inpainting",),
-            build=mask_inpainting,
-            findings=mask_inpainting_findings,
+            stages=(inpainting_tables.STAGE,),
+            build=inpainting_tables.mask_inpainting,
+            findings=inpainting_tables.mask_inpainting_findings,
         ),
         Table(
             name="mask_inpainting_rates",
             title="Mask inpainting, class-agnostic PQ by block size and drop rate (all in percent)",
-            stages=("10_mask_inpainting",),
-            build=mask_inpainting_rates,
+            stages=(inpainting_tables.STAGE,),
+            build=inpainting_tables.mask_inpainting_rates,
             decimals={"rate": 0},
             in_results=False,
         ),
@@ -342,8 +247,8 @@ TABLES = {
         Table(
             name="own_dataset",
             title="A model of one's own folder, on its validation images",
-            stages=("13_own_dataset",),
-            build=own_dataset,
+            stages=(own_dataset_tables.STAGE,),
+            build=own_dataset_tables.own_dataset,
         ),
         Table(
             name="multitask",

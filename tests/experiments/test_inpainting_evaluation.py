@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ldmseg_lib.data.panoptic import GroundTruth, PanopticDataset
-from ldmseg_lib.experiments.inpainting import (
+from ldmseg_lib.experiments.inpainting.study import (
     METHODS,
     Drop,
     RegionScores,

@@ -28,7 +28,7 @@ from ...training.diffusion import train_diffusion
 from ...training.image_autoencoder import train_image_autoencoder
 from ...training.self_distillation import train_self_distilled_vit
 from ..cache import CachedResult, cached_result
-from ..inpainting import Drop, evaluate_inpainting
+from ..inpainting.study import Drop, evaluate_inpainting
 from ..segmentation import Cleaning
 from .feature_probe import feature_pictures, probe_features
 from .rows import TABLE_S3, ComponentRow, EncoderName, Variant, component_rows, variant_profile
@@ -50,7 +50,7 @@ _MODULES = (
     "training.autoencoder",
     "training.diffusion",
     "experiments.components.size_scores",
-    "experiments.inpainting",
+    "experiments.inpainting.study",
 )
 
 
@@ -267,7 +267,7 @@ class ComponentStudy:
             "steps": settings.inpainting_steps,
             "cleaning": asdict(self.cleaning),
         }
-        return self._cached("inpainting", "experiments.inpainting", ingredients, work).record["conditions"]
+        return self._cached("inpainting", "experiments.inpainting.study", ingredients, work).record["conditions"]
 
     def reconstruction(self, *, other_latents: bool) -> dict[str, Any]:
         """Scores of an autoencoder's reconstructions (see `score_reconstruction`), and its downsampling factor."""

@@ -5,10 +5,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from ...experiments.records import Records
 from ...experiments.supplement import supplement
 from ..results import as_markdown, as_text, markdown_tables
-from ..stage_keys import STAGES
+from ..stage_keys import STAGES, flat_settings
 
 _TITLED = re.compile(r"^\*\*(?P<title>.+?)\.\*\* ")
 _SUPPLEMENT = ("table_s1", "table_s2", "table_s3", "headline")
@@ -75,12 +77,13 @@ def provenance_page(results: Records) -> str:
                 "key": f"`{record['key'][:12]}`",
             }
         )
+    table = as_markdown(pd.DataFrame(rows, dtype=str))
     versions = next(iter(results.values()))["versions"]
     packages = ", ".join(f"{name} {version}" for name, version in versions.items())
     settings = "\n\n".join(_settings(name, record) for name, record in results.items())
     return (
         "# Where each number comes from\n\nA stage's key is the hash of its settings, seed, sources and inputs: equal "
-        f"keys, equal results.\n\n{_table(rows)}\n\nPackages: {packages}.\n\n## Settings\n\n{settings}\n"
+        f"keys, equal results.\n\n{table}\n\nPackages: {packages}.\n\n## Settings\n\n{settings}\n"
     )
 
 
@@ -106,20 +109,7 @@ def _settings(name: str, record: Mapping[str, Any]) -> str:
         f"{section}.{key}": value
         for section, values in record["parameters"].items()
         if section in used and isinstance(values, Mapping)
-        for key, value in _flat(values).items()
+        for key, value in flat_settings(values).items()
     }
     lines = "\n".join(f"{key}: {value}" for key, value in flat.items()) or "none"
     return f"### {name}\n\n```text\n{lines}\n```"
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
-    return flat
-
-
-def _table(rows: Sequence[Mapping[str, str]]) -> str:
-    import pandas as pd
-
-    return as_markdown(pd.DataFrame(rows, dtype=str))

@@ -8,13 +8,13 @@ import numpy as np
 from jaxtyping import Bool, Int
 from tqdm.auto import tqdm
 
-from ..core.randomness import numpy_generator, torch_generator
-from ..data.panoptic import GroundTruth, PanopticDataset
-from ..evaluation.panoptic_quality import PanopticQuality
-from ..pipeline.inpainting import completed, denoise
-from ..pipeline.ldmseg import LDMSegPipeline
-from ..pipeline.output import PanopticOutput
-from ..pipeline.prompts import cells_of_pixels, nearest_label, read_prompt
+from ...core.randomness import numpy_generator, torch_generator
+from ...data.panoptic import GroundTruth, PanopticDataset
+from ...evaluation.panoptic_quality import PanopticQuality
+from ...pipeline.inpainting import completed, denoise
+from ...pipeline.ldmseg import LDMSegPipeline
+from ...pipeline.output import PanopticOutput
+from ...pipeline.prompts import cells_of_pixels, nearest_label, read_prompt
 
 METHODS = ("inpainting", "nearest known label", "no mask given")
 
