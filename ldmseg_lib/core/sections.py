@@ -76,7 +76,7 @@ class TrainingProfile:
 
     steps: PositiveInt
     batch_size: PositiveInt  # images a step, over all processes and accumulation
-    micro_batch_size: PositiveInt | None  # images a forward pass and process; None: batch_size / processes
+    micro_batch_size: PositiveInt | None  # images a forward pass and process at most; None: batch_size / processes
     optimizer: Literal["adamw", "muon"]  # muon: for the matrices between a network's first and last; adamw for the rest
     learning_rate: Number
     final_learning_rate: Number  # reached at the last step by a cosine; equal to learning_rate: constant

@@ -203,7 +203,8 @@ class MemoryCase:
 def memory_cases(profile: Profile, *, card: float = (CARD_GIB - RESERVE_GIB) * GIB) -> list[MemoryCase]:
     """The diffusion training with and without checkpointing and sharding. To be called `without_content`."""
     training, cases = profile.diffusion.training, []
-    batch = training.micro_batch_size or max(1, training.batch_size // DEVICES)
+    share = max(1, training.batch_size // DEVICES)
+    batch = min(training.micro_batch_size or share, share)
     for checkpointing in (True, False):
         networks = DiffusionNetworks(profile, list(profile.diffusion.tasks), checkpointing=checkpointing)
         condition = profile.diffusion.self_condition_probability > 0
@@ -274,8 +275,8 @@ def print_estimate(name: str, *, overrides: str | None = None, json_file: str | 
             times = [hours(flops, device, devices=devices, utilisation=share) for share in (high, low)]
             print(f"{f'{what}, {devices} x {device}':<40} {times[0]:>10,.1f} {times[1]:>10,.1f}")
     print(
-        f"\nGiB on each of {DEVICES} GPUs in 04_diffusion, and the most images that one of {CARD_GIB} GiB takes at once;"
-        f" {RESERVE_GIB} GiB are left for what is not counted (CUDA's context, NCCL, fragmentation)"
+        f"\nGiB on each of {DEVICES} GPUs in 04_diffusion, and the most images that one of {CARD_GIB} GiB takes at"
+        f" once; {RESERVE_GIB} GiB are left for what is not counted (CUDA's context, NCCL, fragmentation)"
     )
     columns = [field.name for field in dataclasses.fields(Memory)]
     print(f"{'':<34} {' '.join(f'{column:>11}' for column in columns)} {'total':>7} {'most':>5}")

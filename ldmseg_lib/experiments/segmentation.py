@@ -1,8 +1,10 @@
 """Evaluation of a pipeline on a validation split: sample once, then decode and score in any number of ways."""
 
 import functools
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,7 @@ from accelerate.utils import gather_object
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from ..core.files import read_json, write_json
 from ..core.randomness import torch_generator
 from ..data.panoptic import GroundTruth, PanopticDataset
 from ..evaluation.panoptic_quality import PanopticQuality
@@ -221,23 +224,69 @@ def sample_split(
             bar.update(len(group))
 
 
+class SavedPredictions:
+    """Predictions in COCO's panoptic format on disk, PNGs batch by batch: a whole split would not fit in memory."""
+
+    def __init__(self, json_path: str | Path, png_folder: str | Path) -> None:
+        self.json_path, self.png_folder = Path(json_path), Path(png_folder)
+        self.annotations: list[dict[str, Any]] = []
+        self.categories: list[dict[str, Any]] = []
+
+    def add(self, truths: Sequence[GroundTruth], output: PanopticOutput) -> None:
+        """Write the PNGs of a batch."""
+        part = self.json_path.with_suffix(".part.json")
+        output.save_coco(part, self.png_folder, image_ids=[truth.image_id for truth in truths])
+        found = read_json(part)
+        part.unlink()
+        self.annotations += found["annotations"]
+        self.categories = found["categories"]
+
+    def finish(self) -> None:
+        """Write the JSON that names all of them."""
+        write_json(self.json_path, {"annotations": self.annotations, "categories": self.categories})
+
+
 def evaluate_segmentation(
-    pipeline: LDMSegPipeline, dataset: PanopticDataset, *, cleanings: Mapping[str, Cleaning], **sampling: Any
+    pipeline: LDMSegPipeline,
+    dataset: PanopticDataset,
+    *,
+    cleanings: Mapping[str, Cleaning],
+    save_to: Mapping[str, Path] | None = None,
+    **sampling: Any,
 ) -> tuple[dict[str, dict[str, Any]], dict[str, PanopticOutput]]:
     """Scores of every way of cleaning, all from the same samples, and the predictions themselves.
 
     `sampling` are the arguments of `sample_split`; the minimum area applies to whole images, the threshold to each
     tile.
 
+    Args:
+        cleanings: by name.
+        save_to: folders by the names of cleanings whose predictions go there batch by batch: predictions.json with
+            png/, and the instance ids in instances.json with instances/. Predictions are not kept in memory then, where
+            maps of thousands of photographs would take tens of gigabytes. None: they are kept and returned.
+
     Returns:
         ({name: scores as `SegmentationScores.compute`}, {name: predictions in the data set's order}).
     """
     scores = {name: SegmentationScores(dataset) for name in cleanings}
-    outputs = {name: PanopticOutput() for name in cleanings}
+    outputs = {name: PanopticOutput() for name in cleanings if save_to is None}
+    saved = {
+        name: (
+            SavedPredictions(folder / "predictions.json", folder / "png"),
+            SavedPredictions(folder / "instances.json", folder / "instances"),
+        )
+        for name, folder in (save_to or {}).items()
+    }
     for group in sample_split(pipeline, dataset, **sampling):
         for name, cleaning in cleanings.items():
             output = group.decode(pipeline, cleaning)
             for index, truth in enumerate(group.truths):
                 scores[name].update(truth, output, index)
-            outputs[name].extend(output)
+            if save_to is None:
+                outputs[name].extend(output)
+            elif name in save_to:
+                saved[name][0].add(group.truths, output)
+                saved[name][1].add(group.truths, instance_maps(output))
+    for predictions in itertools.chain(*saved.values()):
+        predictions.finish()
     return {name: score.compute() for name, score in scores.items()}, outputs

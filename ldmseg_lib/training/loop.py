@@ -138,7 +138,8 @@ def train(
     optimizer = accelerator.prepare_optimizer(optimizer)
     if accelerator.scaler is not None and state.get("scaler"):
         accelerator.scaler.load_state_dict(state["scaler"])
-    micro = settings.micro_batch_size or max(1, settings.batch_size // processes)
+    share = max(1, settings.batch_size // processes)
+    micro = min(settings.micro_batch_size or share, share)
     stream = EpochStream(
         images,
         batch_size=settings.batch_size,

@@ -10,6 +10,7 @@ from ldmseg_lib.experiments.segmentation import (
     Cleaning,
     SegmentationScores,
     evaluate_segmentation,
+    instance_maps,
     sample_split,
     semantic_map,
 )
@@ -141,3 +142,19 @@ def test_every_cleaning_is_scored_on_the_same_samples(smoke_pipeline, dataset):
     assert scores["nothing left"]["miou"] == scores["arg max"]["miou"]
     assert all(len(output) == len(dataset) for output in outputs.values())
     assert scored(dataset, outputs["arg max"]) == scores["arg max"]
+
+
+def test_predictions_go_to_disk_batch_by_batch(smoke_pipeline, dataset, tmp_path, monkeypatch):
+    """The same files as from whole predictions, without ever holding more than a batch."""
+    settings = {"seed": 0, "num_inference_steps": 1, "batch_size": 3, "cleanings": {"raw": ARG_MAX, "other": ARG_MAX}}
+    expected, outputs = evaluate_segmentation(smoke_pipeline, dataset, **settings)
+    for name, output in (("predictions", outputs["raw"]), ("instances", instance_maps(outputs["raw"]))):
+        output.save_coco(tmp_path / "a" / f"{name}.json", tmp_path / "a" / name, image_ids=dataset.image_ids)
+    (tmp_path / "a" / "predictions").rename(tmp_path / "a" / "png")
+    sizes, extend = [], PanopticOutput.extend
+    monkeypatch.setattr(PanopticOutput, "extend", lambda self, o: (extend(self, o), sizes.append(len(self))))
+    scores, kept = evaluate_segmentation(smoke_pipeline, dataset, save_to={"raw": tmp_path / "b"}, **settings)
+    assert scores == expected and kept == {} and max(sizes) == 3
+    files = [sorted(p.relative_to(tmp_path / x) for p in (tmp_path / x).rglob("*.*")) for x in "ab"]
+    assert files[0] == files[1] and len(files[0]) == 2 + 2 * len(dataset)
+    assert all((tmp_path / "a" / f).read_bytes() == (tmp_path / "b" / f).read_bytes() for f in files[0])

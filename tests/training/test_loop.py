@@ -89,7 +89,7 @@ def test_every_image_is_seen_once_an_epoch(tmp_path):
     assert sorted(dataset.seen) == [(index, visit) for index in range(8) for visit in range(3)]
 
 
-@pytest.mark.parametrize("micro", [1, 2])
+@pytest.mark.parametrize("micro", [1, 2, 64])
 def test_accumulation_changes_neither_loss_nor_weights(unbroken, tmp_path, micro):
     """Images weigh differently, so that a mean of micro-batch means would give another gradient."""
     objective, _, _ = run(tmp_path, micro_batch_size=micro)

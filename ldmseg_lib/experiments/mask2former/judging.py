@@ -9,7 +9,7 @@ import torch
 from tqdm.auto import tqdm
 
 from ...core.errors import InputError
-from ...data.panoptic import PanopticDataset
+from ...data.panoptic import GroundTruth, PanopticDataset
 from ...models.mask2former import ViTMask2Former
 from ...pipeline.images import Picture
 from ...pipeline.output import PanopticOutput
@@ -18,9 +18,17 @@ from ..segmentation import SegmentationScores
 
 
 def evaluate_mask2former(
-    model: ViTMask2Former, dataset: PanopticDataset, *, batch_size: int, progress: bool = True
+    model: ViTMask2Former,
+    dataset: PanopticDataset,
+    *,
+    batch_size: int,
+    progress: bool = True,
+    on_output: Callable[[Sequence[GroundTruth], PanopticOutput], None] | None = None,
 ) -> tuple[dict[str, Any], PanopticOutput]:
     """Scores on all images of `dataset`, and the predictions in its order.
+
+    Args:
+        on_output: called with the ground truths of a batch and their predictions, which are not kept then.
 
     Returns:
         (scores as `SegmentationScores.compute`, predictions).
@@ -32,7 +40,10 @@ def evaluate_mask2former(
             output = segment_images(model, [truth.image for truth in truths], batch_size=batch_size)
             for index, truth in enumerate(truths):
                 scores.update(truth, output, index)
-            predictions.extend(output)
+            if on_output is None:
+                predictions.extend(output)
+            else:
+                on_output(truths, output)
             bar.update(len(truths))
     return scores.compute(), predictions
 

@@ -27,6 +27,7 @@ from ...pipeline.output import PanopticOutput
 from ...pipeline.query_segmentation import segment_images
 from ...training.mae import train_mae
 from ...training.mask2former import train_mask2former
+from ..segmentation import SavedPredictions
 from .judging import evaluate_mask2former, seconds_per_image
 
 OnLog = Callable[[Mapping[str, float]], None]
@@ -95,11 +96,12 @@ class Mask2FormerStudy:
         if _checked(name) not in self._models:
             raise InputError(f"the baseline from {name} features is not trained; call train({name!r}) first")
         model = self._models[name]
-        scores, predictions = evaluate_mask2former(
-            model, self.val_set, batch_size=self.profile.evaluation.batch_size, progress=True
-        )
         folder = self.folder_of(name)
-        predictions.save_coco(folder / "predictions.json", folder / "png", image_ids=self.val_set.image_ids)
+        saved = SavedPredictions(folder / "predictions.json", folder / "png")
+        scores, _ = evaluate_mask2former(
+            model, self.val_set, batch_size=self.profile.evaluation.batch_size, on_output=saved.add
+        )
+        saved.finish()
         return {
             "name": name,
             **scores,
