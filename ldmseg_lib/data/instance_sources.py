@@ -240,9 +240,10 @@ def voc(
             asking = listed if listed.is_file() else ids
             findings.fault("files that are missing", f"{missing}: no such file, but {asking} asks for it")
             continue
+        size = _annotated_size(photographs[name], ids)
         class_map = find_file(root / classes, f"{name}.png")[0] if classes else None
         read = partial(_read_objects, ids, class_map, len(class_names), background)
-        labelled.append(LabelledImage(photographs[name], photographs[name].name, number, read))
+        labelled.append(LabelledImage(photographs[name], photographs[name].name, number, read, size=size))
     categories = [{"id": k, "name": name, "isthing": 1} for k, name in enumerate(class_names, 1)]
     if background:
         categories.append({"id": len(class_names) + 1, "name": "background", "isthing": 0})
@@ -257,6 +258,12 @@ def _listed_names(path: Path, photographs: Mapping[str, Path]) -> list[str]:
         raise DatasetError(f"{path}: not UTF-8; save the list as UTF-8 text") from None
     lines = [unicodedata.normalize("NFC", line) for line in lines if line]
     return [line if line in photographs else line.split()[0] for line in lines]
+
+
+def _annotated_size(photograph: Path, mask: Path) -> tuple[int, int] | None:
+    """The stored (height, width) of a photograph that EXIF turns, where the mask was drawn on that; else None."""
+    orientation, stored = exif_orientation(photograph)
+    return stored if orientation > 4 and exif_orientation(mask)[1] == stored else None
 
 
 def _stem(path: Path) -> str:
@@ -320,7 +327,8 @@ def mask_folders(root: str | os.PathLike, *, class_name: str = "object") -> Sour
         if not masks:
             findings.remark("photographs without any mask")
         name = folder.name + photographs[0].suffix
-        labelled.append(LabelledImage(photographs[0], name, number, partial(_read_masks, masks)))
+        size = _annotated_size(photographs[0], masks[0]) if masks else None
+        labelled.append(LabelledImage(photographs[0], name, number, partial(_read_masks, masks), size=size))
     return Source(labelled, [{"id": 1, "name": class_name, "isthing": 1}], findings)
 
 

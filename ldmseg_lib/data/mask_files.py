@@ -53,12 +53,17 @@ def read_mask(path: Path, size: tuple[int, int], findings: Findings) -> Bool[np.
     image = open_mask(path, size)
     values = _mask_values(image, findings)
     levels = np.unique(values)
+    lossy = path.suffix.lower() in (".jpg", ".jpeg", ".webp") and levels[-1] > 0
+    if lossy and levels[-1] < 64:
+        raise SourceFault(
+            _UNREADABLE,
+            f"{path}: values up to {levels[-1]} in a lossy format cannot be told from its noise; save masks as PNG",
+        )
     if len(levels) <= 2 and levels[0] == 0:
         return values > 0
     if len(levels) == 1:
         return np.ones(size, bool)
-    low, high = int(levels[0]), int(levels[-1])
-    lossy = path.suffix.lower() in (".jpg", ".jpeg", ".webp")
+    low, high = 0 if lossy else int(levels[0]), int(levels[-1])
     share = (values.astype(np.float64) - low) / (high - low)
     between = ((share > 0.1) & (share < 0.9)).sum()
     # a soft edge has few pixels of its own; a map of several objects has its numbers everywhere

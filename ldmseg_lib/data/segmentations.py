@@ -27,7 +27,7 @@ def decode_segmentation(
         return _decode_rle(segmentation, size, where)
     if isinstance(segmentation, str):
         raise SourceFault(_RLE, f"{where}: the segmentation is a text; give polygons, or RLE with size and counts")
-    if not isinstance(segmentation, list) or not segmentation:
+    if not isinstance(segmentation, list) or all(part in ([], {}, None) for part in segmentation):
         raise SourceFault(
             _NONE, f"{where}: no segmentation (a box alone says no pixels); give polygons or RLE, or leave it out"
         )
@@ -68,7 +68,7 @@ def _polygons(segmentation: list[Any], where: str, findings: Findings) -> list[n
         polygons = [np.asarray(polygon, dtype=np.float64) for polygon in segmentation]
     except (TypeError, ValueError):
         polygons = []
-    kept = [p for p in polygons if p.ndim != 1 or len(p) not in (0, 2, 4)]
+    kept = [p for p in polygons if p.ndim != 1 or len(p) >= 6]
     if not kept or any(p.ndim != 1 or len(p) < 6 or len(p) % 2 for p in kept):
         raise SourceFault(_POLYGON, f"{where}: a polygon must be a list x1, y1, x2, y2, ... of at least three points")
     if len(kept) < len(polygons):

@@ -1,6 +1,7 @@
 """Predictions of a pipeline, and their way to disk and back in COCO's panoptic format."""
 
 import json
+import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from torch import Tensor
 from ..core.errors import InputError
 from ..core.files import inside, read_json, replacing, write_text
 from ..data.pixels import ID_LIMIT, read_ids
-from ..data.values import is_image_id
+from ..data.values import as_flag, is_image_id
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,7 @@ class PanopticOutput:
             raise InputError(
                 f"{len(image_ids)} image ids and {len(file_names)} file names for {len(self)} images; give one each"
             )
-        for values, what in ((image_ids, "image id"), (file_names, "file name")):
+        for values, what in ((image_ids, "image id"), (list(map(os.path.normpath, file_names)), "file name")):
             twice = [value for value, count in Counter(values).items() if count > 1]
             if twice:
                 raise InputError(f"{what} {twice[0]!r} is given to more than one image; give each its own")
@@ -160,7 +161,7 @@ class PanopticOutput:
             areas = dict(zip(*(part.tolist() for part in np.unique(ids, return_counts=True)), strict=True))
             for segment in segments:
                 category = categories.get(segment.get("category_id"), {})
-                segment.update(area=areas.get(segment["id"], 0), isthing=category.get("isthing"))
+                segment.update(area=areas.get(segment["id"], 0), isthing=as_flag(category.get("isthing")))
             output.ids.append(ids)
             output.instance_ids.append(ids)
             output.segments.append(segments)

@@ -152,6 +152,7 @@ def test_names_that_differ_only_in_their_suffix_do_not_meet(coco: CocoFolder, tm
         ([[1e9, 0, 0, 1e9, 5, 5]], "far outside"),
         ([[float("nan")] * 6], "far outside"),
         ([], "no segmentation"),
+        ([[]], "no segmentation"),
         (None, "no segmentation"),
         ({"size": [9, 9], "counts": [81]}, "of size \\[9, 9\\], the image of \\[40, 48\\]"),
         ({"size": [40, 48], "counts": [5, 7]}, "do not add up"),
@@ -292,7 +293,7 @@ def test_numbers_as_floats_and_texts_and_ids_as_texts(coco: CocoFolder, tmp_path
 
 def test_what_is_lost_is_counted_by_its_kind(coco: CocoFolder, tmp_path: Path, capsys) -> None:
     image = coco.image("a.jpg")
-    coco.annotate(image, [polygon(2, 2, 9, 9), [5.0, 6.0], [1, 1, 1, 1]])  # slips of one and two points
+    coco.annotate(image, [polygon(2, 2, 9, 9), [5.0], [1, 1, 1, 1]])  # slips of one and two points
     coco.annotate(image, [polygon(2, 2, 9, 9)], 9)  # covers the one before
     coco.annotate(image, [[20, 20, 20, 20, 20, 20]])
     coco.annotate(image, [polygon(-20, -20, -5, -5)])
@@ -525,6 +526,29 @@ def test_a_mask_saved_as_jpeg_is_cut_at_half(bowl: Path, tmp_path: Path, capsys)
     assert main(["masks", str(bowl), str(tmp_path / "out")]) == 0
     assert np.array_equal(masks_of(tmp_path / "out")[0][2], SHAPE)
     assert "cut at half" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("high", [1, 255])
+def test_a_mask_that_fills_its_jpeg(bowl: Path, tmp_path: Path, capsys, high: int) -> None:
+    values = np.random.default_rng(0).integers(high - high // 50, high + 1, SIZE).astype(np.uint8)
+    mask_file(bowl, Image.fromarray(values), ".jpg")
+    assert main(["masks", str(bowl), str(tmp_path / "out")]) == (0 if high == 255 else 2)
+    printed = capsys.readouterr()
+    assert ("1 objects that fill their image" in printed.out) if high == 255 else ("from its noise" in printed.err)
+
+
+@pytest.mark.parametrize("upright", [False, True])
+def test_masks_may_be_of_a_photograph_as_stored_or_upright(bowl: Path, tmp_path: Path, upright: bool) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    path = bowl / "image0" / "images" / "image0.png"
+    with Image.open(path) as photograph:
+        photograph.convert("RGB").save(path.with_suffix(".jpg"), exif=exif)
+    path.unlink()
+    mask = SHAPE.T if upright else SHAPE
+    mask_file(bowl, Image.fromarray(mask))
+    assert main(["masks", str(bowl), str(tmp_path / "out")]) == 0
+    assert np.array_equal(masks_of(tmp_path / "out")[0][2], mask)
 
 
 @pytest.mark.parametrize("mode", ["1", "I;16", "P", "blue"])

@@ -128,6 +128,7 @@ def test_maps_of_further_tasks_are_appended_too():
         ({"file_names": ["a.png", "photo", "b.png"]}, "must end in .png"),
         ({"file_names": ["a.png", "../b.png", "c.png"]}, "leaves the folder"),
         ({"file_names": ["a.png", "b.png", "a.png"]}, "'a.png' is given to more than one"),
+        ({"file_names": ["a.png", "b.png", "./a.png"]}, "'a.png' is given to more than one"),
         ({"image_ids": [1, 2, 1]}, "image id 1 is given to more than one"),
         ({"image_ids": [1, 2, None]}, "image id None"),
     ],
