@@ -41,7 +41,14 @@ from .study_sections import (
 
 @dataclass(frozen=True)
 class Profile:
-    """All settings of a run; `name` is the profile's, also when overrides changed values."""
+    """All settings of a run; `name` is the profile's, also when overrides changed values.
+
+    Example:
+        >>> from ldmseg_lib import Profile
+        >>> profile = Profile.load("smoke", {"data.num_ids": 8})
+        >>> profile.name, profile.data.image_size, profile.data.num_ids
+        ('smoke', 32, 8)
+    """
 
     __pydantic_config__ = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 

@@ -38,6 +38,18 @@ def check_dataset(
         num_ids: ids of the model, void included; images with more segments than that get a warning.
         workers: threads that decode images.
         progress: show a progress bar.
+
+    Example:
+        >>> from ldmseg_lib import check_dataset
+        >>> from ldmseg_lib.data.scenes.dataset import write_dataset
+        >>> folder = write_dataset("scenes", size=32, train_scenes=1, val_scenes=1, workers=1, progress=False)
+        >>> check_dataset(folder, "val")
+        []
+        >>> next((folder / "images").rglob("*.jpg")).unlink()
+        >>> for split in ("train", "val"):
+        ...     for problem in check_dataset(folder, split):
+        ...         print(problem)
+        scenes/images/000020000000.jpg, image id 20000000: no such file
     """
     return list(find_problems(root, split, num_ids=num_ids, workers=workers, progress=progress))
 

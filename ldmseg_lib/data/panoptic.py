@@ -77,6 +77,15 @@ class PanopticDataset(Dataset):
     Raises:
         DatasetError: a fault in the folder, naming file, image and segment: at construction for the JSON, on access for
             an image. `python -m ldmseg_lib.data.check` lists all faults at once.
+
+    Example:
+        >>> from ldmseg_lib import PanopticDataset
+        >>> from ldmseg_lib.data.scenes.dataset import write_dataset
+        >>> folder = write_dataset("scenes", size=32, train_scenes=2, val_scenes=1, workers=1, progress=False)
+        >>> dataset = PanopticDataset(folder, "train", num_ids=16)
+        >>> sample = dataset[0]
+        >>> len(dataset), sample["image"].shape, sample["ids"].shape
+        (2, torch.Size([3, 32, 32]), torch.Size([32, 32]))
     """
 
     def __init__(

@@ -83,6 +83,16 @@ class DepthMetrics(StreamingMetric):
 
     Args:
         depth_range: as in `depth_errors`.
+
+    Example:
+        >>> import numpy as np
+        >>> from ldmseg_lib.evaluation import DepthMetrics
+        >>> target = np.linspace(0.1, 1, 64).reshape(8, 8)  # inverse depth
+        >>> metric = DepthMetrics()
+        >>> metric.update(2 * target - 1, target)  # equal up to scale and shift
+        >>> result = metric.compute()
+        >>> round(result["abs_rel"], 3), result["delta1"], result["n"]
+        (0.0, 1.0, 1)
     """
 
     settings = ("depth_range",)

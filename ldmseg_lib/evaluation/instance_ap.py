@@ -28,6 +28,18 @@ class InstanceAP(StreamingMetric):
         categories: COCO categories; only things are evaluated.
         class_agnostic: evaluate all segments, things and stuff, as one class.
         max_detections: the best so many predictions of an image count; None counts all (COCO's tables use 100).
+
+    Example:
+        >>> import numpy as np
+        >>> from ldmseg_lib.evaluation import InstanceAP
+        >>> metric = InstanceAP([{"id": 1, "name": "ball", "isthing": 1}])
+        >>> target = np.repeat([[1, 1, 1, 1, 0, 0, 0, 0]], 8, axis=0)
+        >>> predicted = np.repeat([[2, 2, 2, 0, 0, 0, 0, 0]], 8, axis=0)  # IoU 0.75
+        >>> segment = {"id": 2, "category_id": 1, "score": 0.9}
+        >>> metric.update(target, [{"id": 1, "category_id": 1}], predicted, [segment])
+        >>> result = metric.compute()
+        >>> round(result["ap50"], 3), round(result["ap"], 3)
+        (1.0, 0.6)
     """
 
     sums = ("_sizes", "_targets", "_predictions")

@@ -25,6 +25,16 @@ class PanopticQuality(GroupedQuality):
 
     Raises:
         InputError: a category lacks a key or occurs twice, or `crowd` is neither of the two.
+
+    Example:
+        >>> import numpy as np
+        >>> from ldmseg_lib import PanopticQuality
+        >>> metric = PanopticQuality([{"id": 1, "name": "ball", "isthing": 1}])
+        >>> target = np.repeat([[1, 1, 1, 1, 0, 0, 0, 0]], 8, axis=0)
+        >>> predicted = np.repeat([[2, 2, 2, 0, 0, 0, 0, 0]], 8, axis=0)
+        >>> matches = metric.update(target, [{"id": 1, "category_id": 1}], predicted, [{"id": 2, "category_id": 1}])
+        >>> metric.compute()["All"]
+        {'pq': 0.75, 'sq': 0.75, 'rq': 1.0, 'n': 1}
     """
 
     settings = ("categories", "class_agnostic", "crowd")

@@ -19,6 +19,18 @@ class SegmentSizeQuality(GroupedQuality):
     Args:
         edges: areas in pixels where a range begins, increasing from 0; the last range has no end. The default are
             COCO's small, medium and large.
+
+    Example:
+        >>> import numpy as np
+        >>> from ldmseg_lib import PanopticQuality
+        >>> from ldmseg_lib.evaluation import SegmentSizeQuality
+        >>> quality = PanopticQuality([{"id": 1, "name": "ball", "isthing": 1}])
+        >>> by_size = SegmentSizeQuality(edges=(0, 16))
+        >>> target = np.repeat([[1, 1, 1, 1, 0, 0, 2, 2]], 4, axis=0)  # areas 16 and 8
+        >>> segments = [{"id": 1, "category_id": 1}, {"id": 2, "category_id": 1}]
+        >>> by_size.add(quality.update(target, segments, np.where(target == 1, 1, 0), segments[:1]))
+        >>> [(entry["min_area"], entry["recall"]) for entry in by_size.compute()]
+        [(0, 0.0), (16, 1.0)]
     """
 
     settings = ("edges",)

@@ -23,6 +23,15 @@ class SemanticIoU(StreamingMetric):
     Args:
         num_classes: the largest class index.
         ignore_index: the index of void.
+
+    Example:
+        >>> import numpy as np
+        >>> from ldmseg_lib.evaluation import SemanticIoU
+        >>> metric = SemanticIoU(num_classes=2)
+        >>> metric.update(np.array([1, 1, 2, 2, 0]), np.array([1, 1, 2, 1, 1]))
+        >>> result = metric.compute()
+        >>> round(result["miou"], 3), result["pixel_accuracy"]
+        (0.583, 0.75)
     """
 
     settings = ("num_classes", "ignore_index")

@@ -75,6 +75,18 @@ class MaskAutoencoder(SafetensorsModel):
         latent_channels: channels D of the latents (paper: 4).
         num_upscalers: learned doublings in the decoder; `decode` with a size does the rest bilinearly.
         latent_scale: factor s on the mean latents, so that diffusion sees the noise-to-signal ratio it should.
+        latent_std: measured standard deviation of the mean latents of the training data, for the record; None: unknown.
+
+    Example:
+        >>> import torch
+        >>> from ldmseg_lib import MaskAutoencoder
+        >>> autoencoder = MaskAutoencoder(num_ids=16, channels=(32, 32), num_upscalers=1)
+        >>> ids = torch.randint(16, (1, 32, 32))
+        >>> latents = autoencoder.encode(ids).mean
+        >>> latents.shape
+        torch.Size([1, 4, 16, 16])
+        >>> autoencoder.decode(latents, size=(32, 32)).shape  # one logit per id
+        torch.Size([1, 16, 32, 32])
     """
 
     @register_to_config
@@ -87,6 +99,7 @@ class MaskAutoencoder(SafetensorsModel):
         latent_channels: int = 4,
         num_upscalers: int = 2,
         latent_scale: float = PAPER_LATENT_SCALE,
+        latent_std: float | None = None,
     ) -> None:
         super().__init__()
         self.encoding = None if encoding == "scalar" else get_encoding(encoding, num_ids)

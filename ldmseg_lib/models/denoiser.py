@@ -225,6 +225,16 @@ def build_denoiser(
         profile: `denoiser` gives the shape or the checkpoint, `diffusion.tasks` the tokens.
         image_channels: channels of the image latents; as the profile's image encoder by default.
         tasks: task names instead of the profile's.
+
+    Example:
+        >>> import torch
+        >>> from ldmseg_lib import Profile, build_denoiser
+        >>> denoiser = build_denoiser(Profile.load("smoke"), image_channels=8)
+        >>> noisy = torch.randn(1, 4, 8, 8)
+        >>> image_latents = torch.randn(1, 8, 8, 8)
+        >>> timestep, task = torch.tensor([500]), torch.tensor([0])
+        >>> denoiser(noisy, image_latents, torch.zeros_like(noisy), timestep, task).shape
+        torch.Size([1, 4, 8, 8])
     """
     latent_channels = profile.autoencoder.latent_channels
     image_channels = image_channels or profile.image_encoder.out_channels

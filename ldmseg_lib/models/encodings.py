@@ -145,6 +145,16 @@ def get_encoding(name: str, num_ids: int = 256) -> Encoding:
 
     Raises:
         InputError: unknown name, or fewer than two ids.
+
+    Example:
+        >>> import torch
+        >>> from ldmseg_lib import get_encoding
+        >>> encoding = get_encoding("bits", num_ids=4)
+        >>> ids = torch.tensor([[[1, 2, 3]]])  # [batch, height, width]
+        >>> encoding.encode(ids).shape  # one channel per bit
+        torch.Size([1, 2, 1, 3])
+        >>> encoding.decode(encoding.encode(ids))
+        tensor([[[1, 2, 3]]])
     """
     if name not in _CODEBOOKS:
         raise InputError(f"unknown encoding {name!r}; valid ones are {', '.join(_CODEBOOKS)}")

@@ -206,6 +206,13 @@ def build_image_encoder(profile: Profile) -> ImageEncoder:
     Raises:
         InputError: an unknown kind, or weights that are neither on disk nor to be fetched; the message says how to
             point to them.
+
+    Example:
+        >>> import torch
+        >>> from ldmseg_lib import Profile, build_image_encoder
+        >>> encoder = build_image_encoder(Profile.load("smoke"))
+        >>> encoder(torch.rand(1, 3, 32, 32), size=(8, 8)).shape
+        torch.Size([1, 8, 8, 8])
     """
     settings = profile.image_encoder
     if settings.kind not in KINDS:

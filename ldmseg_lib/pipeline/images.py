@@ -24,7 +24,18 @@ is applied, so that results have the size of the upright picture.
 
 @dataclass(frozen=True)
 class ImageFeatures:
-    """What the denoiser needs of one or more images: latents [batch, channels, h, w], and the images' own sizes."""
+    """What the denoiser needs of one or more images: latents [batch, channels, h, w], and the images' own sizes.
+
+    Example:
+        >>> import torch
+        >>> from ldmseg_lib import LDMSegPipeline
+        >>> pipeline = LDMSegPipeline.from_pretrained("embedded")
+        >>> features = pipeline.encode_image([torch.rand(3, 48, 64), torch.rand(3, 64, 64)])
+        >>> len(features), features.sizes
+        (2, [(48, 64), (64, 64)])
+        >>> features.take([1, 1]).sizes  # the second image twice
+        [(64, 64), (64, 64)]
+    """
 
     latents: Float[Tensor, "batch channels rows columns"]
     sizes: list[tuple[int, int]]

@@ -47,6 +47,18 @@ class PanopticOutput:
     [-1, 1] (see `depth_convention`), or None. `maps`: by name, such lists of further tasks: int32 [H, W] labels from 1,
     or float32 [H, W] values. `agreement`: float32 [H, W], where several samples were taken the share of them in [0, 1]
     that says what `instance_ids` says, else empty.
+
+    Example:
+        >>> import numpy as np
+        >>> from ldmseg_lib.pipeline import PanopticOutput
+        >>> ids = np.zeros((4, 6), np.int32)
+        >>> ids[:, :2] = 7
+        >>> segment = {"id": 7, "category_id": 1, "isthing": 1, "area": 8}
+        >>> output = PanopticOutput(ids=[ids], segments=[[segment]], categories=[{"id": 1, "name": "ball", "isthing": 1}])
+        >>> output.save_coco("predictions.json", "predictions")
+        >>> loaded = PanopticOutput.load_coco("predictions.json", "predictions")
+        >>> np.array_equal(loaded.ids[0], ids)
+        True
     """
 
     ids: list[np.ndarray] = field(default_factory=list)

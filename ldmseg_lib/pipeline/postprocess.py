@@ -77,6 +77,23 @@ def postprocess_panoptic(
         (panoptic_seg, segments_to_categories): int64 ids on the device of the logits, `void_id` where there is no
         segment, and the class index (1 .. classes) of every id on the map. A segment all whose pixels are semantically
         void has no class and becomes void.
+
+    Example:
+        >>> import torch
+        >>> from ldmseg_lib import postprocess_panoptic
+        >>> mask_logits = torch.zeros(3, 4, 4)  # ids 0 (void), 1 and 2
+        >>> mask_logits[1, :, :2] = 9
+        >>> mask_logits[2, :, 2:] = 9
+        >>> semantic = torch.full((4, 4), 5)  # class index per pixel
+        >>> semantic[:, 2:] = 3
+        >>> panoptic_seg, segments_to_categories = postprocess_panoptic(mask_logits, semantic, min_area=4)
+        >>> panoptic_seg
+        tensor([[1, 1, 2, 2],
+                [1, 1, 2, 2],
+                [1, 1, 2, 2],
+                [1, 1, 2, 2]])
+        >>> segments_to_categories
+        {1: 5, 2: 3}
     """
     ids = instances_from_logits(
         mask_logits, size=size, threshold=threshold, min_area=min_area, void_id=void_id, overlap=overlap
