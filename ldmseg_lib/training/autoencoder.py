@@ -1,5 +1,6 @@
 """Training the mask autoencoder: cross-entropy + BCE + Dice at sampled points (paper, section 3.1)."""
 
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,9 @@ from ..diffusion.losses import point_cross_entropy, point_mask_losses, segment_i
 from ..models.autoencoder import MaskAutoencoder, build_autoencoder
 from .loop import TrainingRecord, seen_settings, train
 from .objective import ImageObjective
+
+# What the standard deviation of scaled latents may be without a warning; the noise that they are mixed with has 1.
+LATENT_STD_RANGE = (0.5, 2.0)
 
 
 class AutoencoderObjective(ImageObjective):
@@ -133,10 +137,30 @@ def save_autoencoder(
     *,
     target: Callable[[Mapping[str, Any]], Tensor] = id_maps,
 ) -> None:
-    """Give a trained autoencoder the profile's latent scale, or a measured one, and save it to `folder`/autoencoder."""
+    """Give a trained autoencoder the profile's latent scale, or a measured one, and save it to `folder`/autoencoder.
+
+    The latents' standard deviation is measured and recorded in its configuration in any case; a warning says where a
+    fixed scale leaves it far from 1.
+    """
     settings = profile.autoencoder
     autoencoder.eval()
+    std = measure_latent_std(autoencoder, dataset, target=target)
+    autoencoder.register_to_config(latent_std=std)
     if settings.latent_scale is None:
-        std = measure_latent_std(autoencoder, dataset, target=target)
         autoencoder.register_to_config(latent_scale=settings.latent_std / std)
+    elif settings.latent_scale != 1:  # 1 leaves them as they are, where nothing is diffused
+        warn_of_latent_scale(autoencoder)
     autoencoder.save_pretrained(Path(folder) / "autoencoder")
+
+
+def warn_of_latent_scale(autoencoder: MaskAutoencoder) -> None:
+    """Warn where scaled latents have a standard deviation far from 1, the noise's: diffusion would be mistrained."""
+    scale, std = autoencoder.config.latent_scale, autoencoder.config.latent_std
+    if std is None or LATENT_STD_RANGE[0] <= scale * std <= LATENT_STD_RANGE[1]:
+        return
+    advice = f"set autoencoder.latent_scale to {1 / std:.3g}, or to null to have it measured" if std else "train longer"
+    warnings.warn(
+        f"the mask latents' standard deviation is {std:.3g}, with latent_scale {scale:.5g} that of z_0 is"
+        f" {scale * std:.3g}, while the noise schedule is made for 1; {advice}",
+        stacklevel=2,
+    )

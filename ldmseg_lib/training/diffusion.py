@@ -22,6 +22,7 @@ from ..models.feature_cache import FeatureCache, cache_that_pays
 from ..models.image_encoders import ImageEncoder, build_image_encoder
 from ..pipeline.ldmseg import LDMSegPipeline
 from .affinity import affinity_error, encode_batch, pretrain_affinity
+from .autoencoder import warn_of_latent_scale
 from .loop import TrainingRecord, seen_settings, train
 from .objective import ImageObjective
 
@@ -173,6 +174,8 @@ def train_diffusion(
         The averaged pipeline (the last step's without EMA), and the record of the training.
     """
     torch.manual_seed(seed)
+    for autoencoder in autoencoders.values():
+        warn_of_latent_scale(autoencoder)
     if start is None:
         image_encoder = build_image_encoder(profile)
         denoiser = build_denoiser(profile, image_channels=image_encoder.out_channels)

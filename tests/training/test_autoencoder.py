@@ -9,7 +9,12 @@ from ldmseg_lib.core.errors import InputError
 from ldmseg_lib.data.panoptic import collate
 from ldmseg_lib.data.splits import training_split
 from ldmseg_lib.models.autoencoder import MaskAutoencoder, build_autoencoder
-from ldmseg_lib.training.autoencoder import AutoencoderObjective, measure_latent_std, train_autoencoder
+from ldmseg_lib.training.autoencoder import (
+    AutoencoderObjective,
+    measure_latent_std,
+    train_autoencoder,
+    warn_of_latent_scale,
+)
 
 
 @pytest.fixture(scope="module")
@@ -122,8 +127,19 @@ def test_a_scale_of_the_profile_is_kept(smoke_profile, dataset, tmp_path):
         latent_scale=0.18215,
         training=dataclasses.replace(smoke_profile.autoencoder.training, steps=1, warmup_steps=0),
     )
-    autoencoder, _ = train_autoencoder(dataclasses.replace(smoke_profile, autoencoder=settings), dataset, tmp_path)
+    with pytest.warns(UserWarning, match=r"set autoencoder\.latent_scale to"):
+        autoencoder, _ = train_autoencoder(dataclasses.replace(smoke_profile, autoencoder=settings), dataset, tmp_path)
     assert autoencoder.config.latent_scale == 0.18215
+    recorded = MaskAutoencoder.from_pretrained(tmp_path / "autoencoder").config.latent_std
+    assert recorded == measure_latent_std(autoencoder, dataset)
+
+
+@pytest.mark.parametrize(("scale", "warned"), [(1.0, False), (1.6, False), (0.4, True), (3.0, True)])
+def test_latents_far_from_the_noise_s_scale_are_warned_of(scale, warned, recwarn):
+    warn_of_latent_scale(
+        MaskAutoencoder(num_ids=4, channels=(32,), num_upscalers=0, latent_scale=scale, latent_std=1.0)
+    )
+    assert any(f"{scale:.3g}, while the noise schedule is made for 1" in str(w.message) for w in recwarn) is warned
 
 
 def test_more_classes_than_ids_are_named_before_training(smoke_profile, dataset, tmp_path):

@@ -1,5 +1,6 @@
 """Training the diffusion model: what is drawn, what the loss is, and what is saved."""
 
+import copy
 import dataclasses
 
 import pytest
@@ -287,7 +288,7 @@ def test_the_frozen_autoencoder_makes_targets_in_full_precision(build, samples):
 
 
 def test_going_on_with_the_paper_s_settings(smoke_profile, smoke_run, tmp_path):
-    """p = 1, checkpointing, micro-batches, 16 bits, and a time embedding that stays as it was loaded."""
+    """p = 1, checkpointing, micro-batches, 16 bits, a time embedding that stays, and a fixed scale of the latents."""
     training = dataclasses.replace(
         smoke_profile.diffusion.training,
         steps=2,
@@ -301,7 +302,10 @@ def test_going_on_with_the_paper_s_settings(smoke_profile, smoke_run, tmp_path):
         diffusion=dataclasses.replace(smoke_profile.diffusion, self_condition_probability=1.0, training=training),
     )
     start = LDMSegPipeline.from_pretrained(smoke_run.folder / "diffusion" / "pipeline")
-    train_diffusion(profile, smoke_run.dataset, {"mask": smoke_run.autoencoder}, tmp_path, start=start)
+    autoencoder = copy.deepcopy(smoke_run.autoencoder)
+    autoencoder.register_to_config(latent_scale=0.1 * autoencoder.config.latent_scale)
+    with pytest.warns(UserWarning, match="standard deviation"):
+        train_diffusion(profile, smoke_run.dataset, {"mask": autoencoder}, tmp_path, start=start)
     again = LDMSegPipeline.from_pretrained(tmp_path / "pipeline_last").denoiser
     assert not any(p.requires_grad for p in again.unet.time_embedding.parameters())
     before, after = start.denoiser.unet.state_dict(), again.unet.state_dict()

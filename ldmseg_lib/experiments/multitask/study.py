@@ -101,6 +101,7 @@ class MultitaskStudy:
             "training": asdict(record),
             "parameters": sum(p.numel() for p in autoencoder.parameters()),
             "latent_scale": autoencoder.config.latent_scale,
+            "latent_std": autoencoder.config.latent_std,
             "reconstruction": evaluate_depth_reconstruction(autoencoder.to(self.device), self.val_set),
         }
 
