@@ -1,10 +1,10 @@
 """The state of a segmentation under edit, with unlimited undo and redo. Pure NumPy; no widget."""
 
-import itertools
 import json
 import zlib
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Int
@@ -16,19 +16,20 @@ Segments = tuple[dict[str, Any], ...]
 Size = tuple[int, int]  # height and width
 
 
-class State(NamedTuple):
-    """One state, and the name of the edit that led to it; `ids` (int32) and `region` (bits) compressed by zlib."""
+@dataclass(frozen=True)
+class Edit:
+    """One edit as a compressed XOR difference: applied once it makes the edit, applied again it undoes it."""
 
     label: str
-    picture: str
-    size: Size
-    ids: bytes
     region: bytes
-    segments: Segments
+    ids: bytes
+    segments: tuple[Segments, Segments] | None
+    picture: tuple[str, str] | None
+    size: tuple[Size, Size] | None
 
 
 class EditHistory:
-    """Ids, hidden region, segments and picture under edit, and every state before and after.
+    """Ids, hidden region, segments and picture under edit, and every edit that led there.
 
     `ids` is int32 [height, width]; `region` is bool [height, width], true where the segmentation is hidden. Both are
     read-only: an edit replaces them. `picture` names the image ("" is the first one).
@@ -37,31 +38,24 @@ class EditHistory:
     def __init__(
         self, ids: Int[np.ndarray, "height width"], segments: Sequence[dict[str, Any]] = (), picture: str = ""
     ) -> None:
-        region = zlib.compress(pack(np.zeros(ids.shape, bool)), 1)
-        size = ids.shape[0], ids.shape[1]
-        self.states = [State("", picture, size, _zip_ids(ids), region, tuple(segments))]
+        self.ids = np.array(ids, np.int32)
+        self.region = np.zeros(self.ids.shape, bool)
+        self.segments: Segments = tuple(segments)
+        self.picture = picture
+        self.edits: list[Edit] = []
         self.done = 0
-        self._load()
+        self._packed_ids: tuple[np.ndarray, bytes] | None = None
+        self._freeze()
 
-    def _load(self) -> None:
-        state = self.states[self.done]
-        self.ids = np.frombuffer(zlib.decompress(state.ids), np.int32).reshape(state.size)
-        self._load_region()
+    @property
+    def size(self) -> Size:
+        """Height and width."""
+        height, width = self.ids.shape
+        return height, width
 
-    def _load_region(self) -> None:
-        state = self.states[self.done]
-        self.region = unpack(zlib.decompress(state.region), state.size)
+    def _freeze(self) -> None:
+        self.ids.flags.writeable = False
         self.region.flags.writeable = False
-
-    @property
-    def segments(self) -> Segments:
-        """What is known of the segments."""
-        return self.states[self.done].segments
-
-    @property
-    def picture(self) -> str:
-        """The name of the image."""
-        return self.states[self.done].picture
 
     def change(
         self,
@@ -76,67 +70,91 @@ class EditHistory:
 
         `ids` and `region` together may have another size than before.
         """
-        changes: dict[str, Any] = {}
-        if region is not None:
-            changes["region"] = zlib.compress(pack(region), 1)
-        if ids is not None:
-            changes |= {"ids": _zip_ids(ids), "size": ids.shape}
-        if segments is not None:
-            changes["segments"] = tuple(segments)
-        if picture is not None:
-            changes["picture"] = picture
-        now = self.states[self.done]
-        if now._replace(**changes) == now:
+        new_region = self.region if region is None else region
+        new_ids = self.ids if ids is None else np.asarray(ids, np.int32)
+        new_segments = self.segments if segments is None else tuple(segments)
+        new_picture = self.picture if picture is None else picture
+        edit = Edit(
+            label,
+            b"" if np.array_equal(new_region, self.region) else _difference(pack(self.region), pack(new_region)),
+            b"" if np.array_equal(new_ids, self.ids) else _difference(self.ids.tobytes(), new_ids.tobytes()),
+            None if new_segments == self.segments else (self.segments, new_segments),
+            None if new_picture == self.picture else (self.picture, new_picture),
+            None if new_ids.shape == self.ids.shape else (self.size, (new_ids.shape[0], new_ids.shape[1])),
+        )
+        if not (edit.region or edit.ids or edit.segments or edit.picture):
             return False
-        self.states[self.done + 1 :] = [now._replace(label=label, **changes)]
-        return self._move(1)
-
-    def _move(self, step: int) -> bool:
-        if not 0 <= self.done + step < len(self.states):
-            return False
-        before = self.states[self.done]
-        self.done += step
-        now = self.states[self.done]
-        # an array that stays the same stays the same object: by that its users see what changed
-        if (now.ids, now.size) != (before.ids, before.size):
-            self._load()
-        elif now.region != before.region:
-            self._load_region()
+        del self.edits[self.done :]
+        self.edits.append(edit)
+        self.done += 1
+        self._apply(edit, forward=True)
         return True
+
+    def _apply(self, edit: Edit, *, forward: bool) -> None:
+        height, width = edit.size[forward] if edit.size else self.size
+        if edit.region:
+            bits = _apply_difference(pack(self.region), edit.region, -(-height * width // 8))
+            self.region = unpack(bits, (height, width))
+        if edit.ids:
+            words = _apply_difference(self.ids.tobytes(), edit.ids, 4 * height * width)
+            self.ids = np.frombuffer(words, np.int32).reshape(height, width)
+        if edit.segments:
+            self.segments = edit.segments[forward]
+        if edit.picture:
+            self.picture = edit.picture[forward]
+        self._freeze()
 
     @property
     def undo_label(self) -> str | None:
         """The edit that `undo` would revert, or None."""
-        return self.states[self.done].label if self.done else None
+        return self.edits[self.done - 1].label if self.done else None
 
     @property
     def redo_label(self) -> str | None:
         """The edit that `redo` would repeat, or None."""
-        return self.states[self.done + 1].label if self.done + 1 < len(self.states) else None
+        return self.edits[self.done].label if self.done < len(self.edits) else None
 
     def undo(self) -> bool:
         """Revert the last edit; false when there is none."""
-        return self._move(-1)
+        if not self.done:
+            return False
+        self.done -= 1
+        self._apply(self.edits[self.done], forward=False)
+        return True
 
     def redo(self) -> bool:
         """Repeat the edit that was undone last; false when there is none."""
-        return self._move(1)
+        if self.done == len(self.edits):
+            return False
+        self._apply(self.edits[self.done], forward=True)
+        self.done += 1
+        return True
 
     def pictures(self) -> set[str]:
         """Every picture that the state, an undo or a redo can need."""
-        return {state.picture for state in self.states}
+        return {self.picture} | {name for edit in self.edits if edit.picture for name in edit.picture}
 
     def to_arrays(self) -> dict[str, np.ndarray]:
-        """The whole history as uint8 arrays: `header`, and `blobs`, each distinct array of the states once."""
-        blobs = {blob: place for place, blob in enumerate(dict.fromkeys(b for s in self.states for b in s[3:5]))}
-        entries, previous = [], None
-        for state in self.states:
-            # null: the same segments as in the state before
-            segments = None if state.segments == previous else state.segments
-            previous = state.segments
-            entries.append([*state[:3], blobs[state.ids], blobs[state.region], segments])
-        header = {"done": self.done, "lengths": [len(blob) for blob in blobs], "states": entries}
-        files = {"header": json.dumps(header).encode(), "blobs": b"".join(blobs)}
+        """The whole history as uint8 arrays: `ids` (zlib of int32), `region` (zlib of bits), `edits` and `header`."""
+        if self._packed_ids is None or self._packed_ids[0] is not self.ids:
+            self._packed_ids = self.ids, zlib.compress(self.ids.tobytes(), 1)
+        header = {
+            "shape": self.ids.shape,
+            "done": self.done,
+            "picture": self.picture,
+            "segments": self.segments,
+            "edits": [
+                {"label": e.label, "lengths": [len(e.region), len(e.ids)]}
+                | {"segments": e.segments, "picture": e.picture, "size": e.size}
+                for e in self.edits
+            ],
+        }
+        files = {
+            "ids": self._packed_ids[1],
+            "region": zlib.compress(pack(self.region), 1),
+            "edits": b"".join(e.region + e.ids for e in self.edits),
+            "header": json.dumps(header).encode(),
+        }
         return {name: np.frombuffer(data, np.uint8) for name, data in files.items()}
 
     @classmethod
@@ -146,23 +164,43 @@ class EditHistory:
         Raises:
             InputError: the arrays do not fit together.
         """
-        history = cls(np.zeros((1, 1), np.int32))
         try:
             header = json.loads(arrays["header"].tobytes())
-            data, ends = arrays["blobs"].tobytes(), np.cumsum([0, *header["lengths"]]).tolist()
-            if ends[-1] != len(data) or not 0 <= header["done"] < len(header["states"]):
+            height, width = header["shape"]
+            ids = np.frombuffer(zlib.decompress(arrays["ids"].tobytes()), np.int32).reshape(height, width)
+            history = cls(ids, header["segments"], header["picture"])
+            history.region = unpack(zlib.decompress(arrays["region"].tobytes()), (height, width))
+            data, at = arrays["edits"].tobytes(), 0
+            for entry in header["edits"]:
+                middle, end = at + entry["lengths"][0], at + sum(entry["lengths"])
+                before_after = entry["segments"] and (tuple(entry["segments"][0]), tuple(entry["segments"][1]))
+                picture = entry["picture"] and (entry["picture"][0], entry["picture"][1])
+                size = None
+                if entry["size"]:
+                    (old_height, old_width), (new_height, new_width) = entry["size"]
+                    size = (old_height, old_width), (new_height, new_width)
+                edit = Edit(entry["label"], data[at:middle], data[middle:end], before_after, picture, size)
+                history.edits.append(edit)
+                at = end
+            if at != len(data) or not 0 <= header["done"] <= len(history.edits):
                 raise ValueError("lengths differ")
-            blobs = [data[start:end] for start, end in itertools.pairwise(ends)]
-            history.states, segments = [], ()
-            for label, picture, (height, width), ids, region, changed in header["states"]:
-                segments = segments if changed is None else tuple(changed)
-                history.states.append(State(label, picture, (height, width), blobs[ids], blobs[region], segments))
             history.done = header["done"]
-            history._load()
         except (KeyError, IndexError, TypeError, ValueError, zlib.error) as error:
             raise InputError(f"not a session of the editor ({error})") from None
+        history._freeze()
         return history
 
 
-def _zip_ids(ids: Int[np.ndarray, "height width"]) -> bytes:
-    return zlib.compress(np.asarray(ids, np.int32).tobytes(), 1)
+def _difference(before: bytes, after: bytes) -> bytes:
+    """Compressed XOR of two strings of bytes, the shorter one padded with zeros."""
+    result = np.zeros(max(len(before), len(after)), np.uint8)
+    for part in (before, after):
+        result[: len(part)] ^= np.frombuffer(part, np.uint8)
+    return zlib.compress(result.tobytes(), 1)
+
+
+def _apply_difference(state: bytes, difference: bytes, length: int) -> bytes:
+    """The one of the two strings that `state` is not, which has `length` bytes."""
+    result = np.frombuffer(zlib.decompress(difference), np.uint8).copy()
+    result[: len(state)] ^= np.frombuffer(state, np.uint8)
+    return result[:length].tobytes()

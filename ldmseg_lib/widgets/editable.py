@@ -76,7 +76,7 @@ class EditableSegmentation:
         self._history, settings, photos = saved
         self._settings = InpaintSettings(**settings)
         self._photos |= photos
-        if count := len(self._history.states) - 1:
+        if count := len(self._history.edits):
             self._say("info", f"Restored {count} edit{'s' * (count > 1)} from {session.path}")
 
     @property

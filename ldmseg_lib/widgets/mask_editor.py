@@ -45,6 +45,23 @@ class MaskEditor(EditableSegmentation):
 
     Raises:
         InputError: image and ids differ in size, or an id is out of range.
+
+    Example:
+        >>> import numpy as np
+        >>> from ldmseg_lib import LDMSegPipeline, MaskEditor
+        >>> image = np.zeros((64, 64, 3), np.uint8)
+        >>> ids = np.ones((64, 64), int)
+        >>> pipeline = LDMSegPipeline.from_pretrained("embedded")
+        >>> pipeline.set_progress_bar_config(disable=True)
+        >>> editor = MaskEditor(image, ids, pipeline)  # shown where it is the last line of a notebook's cell
+        >>> editor.box(16, 16, 48, 48)
+        >>> int(editor.region.sum())  # pixels to inpaint
+        1024
+        >>> (candidate,) = editor.run(steps=2)
+        >>> bool((candidate[~editor.region] == 1).all())  # known pixels keep their ids
+        True
+        >>> editor.accept()
+        >>> editor.close()
     """
 
     _stop: threading.Event | None = None  # of the run under way
@@ -168,7 +185,10 @@ class MaskEditor(EditableSegmentation):
         found: list[Candidate] = []
         level, text = "info", self.message
         try:
-            found = inpaint(self._pipeline, self._encode(picture), ids, region, self._settings, on_step)
+            features = self._encode(picture)
+            if stop.is_set():
+                raise Cancelled
+            found = inpaint(self._pipeline, features, ids, region, self._settings, on_step)
             if ids is not self.ids or picture != self._history.picture:
                 found, level, text = [], "warning", OUTDATED
         except (Cancelled, KeyboardInterrupt) as error:

@@ -240,8 +240,13 @@ def test_exports_are_read_back(lab):
     lab.message("Exported to")
     ids = lab.held("ids")
     folder = lab.server.work / "runs" / json.loads((lab.server.work / "plan.json").read_text())["name"] / "export"
+    np.testing.assert_array_equal(np.asarray(Image.open(folder / "ids.png")), ids)
     np.testing.assert_array_equal(np.load(folder / "ids.npy", allow_pickle=False), ids)
     np.testing.assert_array_equal(np.load(folder / "region.npy", allow_pickle=False), lab.held().astype(bool))
+    coco = np.asarray(Image.open(folder / "panoptic" / "image.png")).astype(int)
+    np.testing.assert_array_equal(coco @ [1, 256, 65536], ids)
+    entries = json.loads((folder / "panoptic.json").read_text())["annotations"][0]["segments_info"]
+    assert {e["id"]: e["area"] for e in entries} == {int(i): int((ids == i).sum()) for i in np.unique(ids)}
     with lab.page.expect_download() as download:
         lab.press("png")
     taken = np.asarray(Image.open(download.value.path()).convert("RGB")).astype(int)

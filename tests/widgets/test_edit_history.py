@@ -1,5 +1,8 @@
 """Undo and redo of any depth, and the same after a journey through files."""
 
+import json
+import zlib
+
 import numpy as np
 import pytest
 
@@ -67,7 +70,7 @@ def test_arrays_hold_the_whole_history():
         assert state(restored) == state(history)
 
 
-@pytest.mark.parametrize("name", ["blobs", "header"])
+@pytest.mark.parametrize("name", ["ids", "region", "edits", "header"])
 def test_arrays_that_do_not_fit_are_refused(name):
     history = EditHistory(np.ones((7, 11), int))
     history.change("edit", region=np.ones((7, 11), bool))
@@ -83,3 +86,30 @@ def test_nothing_outside_can_write_into_the_state():
     history = EditHistory(np.ones((2, 2), int))
     with pytest.raises(ValueError, match="read-only"):
         history.region[0, 0] = True
+
+
+def test_a_session_file_of_the_first_version_is_read():
+    before, after = np.arange(12, dtype=np.int32).reshape(3, 4), np.full((3, 4), 5, np.int32)
+    difference = zlib.compress((before ^ after).tobytes(), 1)
+    edit = {"label": "Inpaint", "lengths": [0, len(difference)], "segments": None, "picture": None, "size": None}
+    header = {"shape": [3, 4], "done": 1, "picture": "", "segments": [], "edits": [edit]}
+    files = {
+        "ids": zlib.compress(after.tobytes(), 1),
+        "region": zlib.compress(bytes(2), 1),
+        "edits": difference,
+        "header": json.dumps(header).encode(),
+    }
+    history = EditHistory.from_arrays({name: np.frombuffer(data, np.uint8) for name, data in files.items()})
+    np.testing.assert_array_equal(history.ids, after)
+    assert history.undo() and history.redo_label == "Inpaint"
+    np.testing.assert_array_equal(history.ids, before)
+
+
+def test_a_small_edit_of_noisy_ids_costs_little_in_the_file():
+    history = EditHistory(np.random.default_rng(0).integers(0, 2**20, (256, 256)))
+    start = sum(len(array) for array in history.to_arrays().values())
+    for k in range(20):
+        ids = history.ids.copy()
+        ids[k * 10 : k * 10 + 8, :8] = 1
+        history.change("edit", ids=ids)
+    assert sum(len(array) for array in history.to_arrays().values()) < 1.3 * start

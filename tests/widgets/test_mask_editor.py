@@ -131,6 +131,16 @@ def test_cancel_stops_before_the_next_step_and_changes_nothing(make_editor, fake
     assert editor.region.sum() > region.sum(), "an edit made while the model worked is kept"
 
 
+def test_cancel_while_the_image_is_encoded_takes_effect_before_the_model_starts(make_editor, fake_pipeline):
+    pipe = fake_pipeline()
+    editor = make_editor(pipeline=pipe)
+    encode = pipe.encode_image
+    pipe.encode_image = lambda image: (editor.cancel(), encode(image))[1]
+    editor.hide_all()
+    assert editor.run(steps=5) == [] and not pipe.calls
+    assert editor.message.startswith("Cancelled")
+
+
 def test_an_interrupted_run_is_a_cancelled_one(make_editor, fake_pipeline):
     class Interrupted(fake_pipeline):
         def inpaint(self, *arguments, **keywords):
