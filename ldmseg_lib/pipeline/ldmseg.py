@@ -41,6 +41,22 @@ class LDMSegPipeline(DenoisingPipeline):
         tile_size: the default of the side in pixels of the tiles that an image is cut into, for a model trained on
             crops; None: the whole image at once.
         trained_on_photographs: whether the training images were photographs.
+
+    Example:
+        >>> import torch
+        >>> from ldmseg_lib import LDMSegPipeline
+        >>> pipeline = LDMSegPipeline.from_pretrained("embedded")
+        >>> pipeline.set_progress_bar_config(disable=True)
+        >>> image = torch.rand(3, 48, 64)  # or a PIL image, or uint8 [height, width, 3]
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> output = pipeline(image, num_inference_steps=2, generator=generator)
+        >>> output.ids[0].shape, output.semantic[0].shape
+        ((48, 64), (48, 64))
+        >>> features = pipeline.encode_image(image)  # once per image, for any number of inpaintings
+        >>> known = torch.arange(64).expand(48, 64) < 32
+        >>> candidates = pipeline.inpaint(features, output.ids[0], known.numpy(), num_inference_steps=2)
+        >>> candidates.ids[0].shape
+        (48, 64)
     """
 
     _optional_components = ["depth_autoencoder"]

@@ -54,7 +54,8 @@ class PanopticOutput:
         >>> ids = np.zeros((4, 6), np.int32)
         >>> ids[:, :2] = 7
         >>> segment = {"id": 7, "category_id": 1, "isthing": 1, "area": 8}
-        >>> output = PanopticOutput(ids=[ids], segments=[[segment]], categories=[{"id": 1, "name": "ball", "isthing": 1}])
+        >>> categories = [{"id": 1, "name": "ball", "isthing": 1}]
+        >>> output = PanopticOutput(ids=[ids], segments=[[segment]], categories=categories)
         >>> output.save_coco("predictions.json", "predictions")
         >>> loaded = PanopticOutput.load_coco("predictions.json", "predictions")
         >>> np.array_equal(loaded.ids[0], ids)
