@@ -17,6 +17,7 @@ from ...core.errors import InputError
 from ...core.files import replacing, write_text
 from ..results import load_results
 from ..stage_keys import STAGES
+from . import api
 from .notebooks import clean_notebook
 from .pages import figure_order, figures_page, first_page, provenance_page, tables_page
 
@@ -80,6 +81,7 @@ def write_sources(run_dir: Path, source: Path) -> None:
     }
     for name, text in pages.items():
         write_text(source / f"{name}.md", text)
+    write_text(source / "api.rst", api.api_page())
     write_text(source / "_static" / "report.css", _STYLE.read_text())
     write_text(source / "_toc.yml", yaml.safe_dump(_contents(list(executed)), sort_keys=False))
     write_text(source / "_config.yml", yaml.safe_dump(_settings(run_dir.name), sort_keys=False))
@@ -92,6 +94,7 @@ def _contents(notebooks: list[str]) -> dict[str, Any]:
         "parts": [
             {"caption": "Results", "chapters": [{"file": name} for name in ("tables", "figures", "provenance")]},
             {"caption": "Notebooks", "chapters": [{"file": f"notebooks/{name}"} for name in notebooks]},
+            {"caption": "Library", "chapters": [{"file": "api"}]},
         ],
     }
 
@@ -107,8 +110,9 @@ def _settings(run: str) -> dict[str, Any]:
         "html": {"use_multitoc_numbering": False},
         "sphinx": {
             "recursive_update": True,
-            "extra_extensions": ["ldmseg_lib.reproduction.report.mathml"],
+            "extra_extensions": ["ldmseg_lib.reproduction.report.mathml", *api.EXTENSIONS],
             "config": {
+                **api.SETTINGS,
                 "html_math_renderer": "mathml",
                 "html_show_copyright": False,
                 "html_copy_source": False,
