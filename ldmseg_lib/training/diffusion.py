@@ -122,7 +122,9 @@ class DiffusionObjective(ImageObjective):
         )
         losses = denoising_loss(prediction, self.schedule.target(clean, noise, timesteps), weight, known)
         terms = {"loss": losses.sum() / totals["images"]}
-        if affinity is not None and self.settings.affinity_weight > 0:
+        # what belongs together is told by the instances, so by nothing where these are no task
+        taught = "instance" in self.settings.tasks and self.settings.affinity_weight > 0
+        if affinity is not None and taught:
             errors = affinity_error(denoiser.affinity, affinity, self.frozen["mask"], batch, seed=self.seed)
             terms |= {"denoising": terms["loss"], "affinity": errors.sum() / totals["images"]}
             terms["loss"] = terms["denoising"] + self.settings.affinity_weight * terms["affinity"]
