@@ -19,7 +19,7 @@ from .raster import pack
 
 _FOLDER = Path(__file__).parent
 # one module in parts, in this order
-_SCRIPTS = [_FOLDER / f"mask_editor{part}.js" for part in ("_raster", "_canvas", "_tools", "_panel", "")]
+_SCRIPTS = [_FOLDER / f"mask_editor{part}.js" for part in ("_raster", "_canvas", "_tools", "_panel", "_help", "")]
 UPLOAD_PARTS = 64
 MAX_CLIENTS = 64
 

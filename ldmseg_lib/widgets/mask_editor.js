@@ -22,11 +22,15 @@ class View {
     this.picture = new Picture(this.canvas);
     this.tools = new Tools(this.canvas, this.picture, this, signal);
     this.panel = new Panel(this);
-    this.stage = element("div", { class: "me-stage" }, this.canvas);
+    this.help = new Help(this);
+    this.panel.bar.append(this.help.button);
+    this.stage = element("div", { class: "me-stage" }, this.canvas, this.help.node);
     this.root = element("div", { class: "mask-editor", "data-seq": 0, "data-ack": 0 }, this.panel.bar,
       element("div", { class: "me-body" }, this.stage, this.panel.side), this.panel.message, this.panel.foot);
     this.root.maskEditor = this;
     this.root.addEventListener("keydown", (e) => this.key(e), { signal });
+    // a click on a button or beside one leaves the keyboard with the picture; Tab still goes through the controls
+    this.root.addEventListener("click", (e) => { if (e.detail && !e.target.closest("label, input, select")) this.canvas.focus({ preventScroll: true }); }, { signal });
     el.append(this.root);
     this.chooseTool("brush");
     const observer = new ResizeObserver(() => this.layout());
@@ -86,6 +90,7 @@ class View {
     if (newSize) {
       this.layout();
       this.picture.setSize(state.size[1], state.size[0]);
+      this.panel.size.max = this.largest = clamp(Math.round(Math.min(...state.size) / 2), 16, 512);
       this.chooseSize(Math.max(2, Math.round(Math.min(...state.size) / 10)));
     }
     this.acked = acks[this.client] ?? 0;
@@ -159,6 +164,7 @@ class View {
     const [height, width] = this.size;
     const points = edit.points.slice(from);
     this.unfinished = edit;
+    this.shown = null; // the picture runs ahead of what show() drew
     if (this.picture.preview) { this.showBefore(); this.show(); }
     DRAWING[edit.op]({ ...edit, points }, this.region, width, height);
     this.picture.setRegion(this.ids, this.region, strokeBox(width, height, points, edit.radius));
@@ -171,7 +177,7 @@ class View {
 
   commit(edit) {
     this.unfinished = null;
-    if (!this.editable()) return;
+    if (!this.editable()) { if (this.ids) this.rebuild(); return; }
     this.showBefore();
     this.send(edit);
     this.rebuild();
@@ -276,7 +282,7 @@ class View {
   }
 
   chooseSize(size) {
-    this.tools.size = clamp(size, 1, 160);
+    this.tools.size = clamp(size, 1, this.largest ?? 160);
     this.panel.size.value = this.tools.size;
     this.panel.size.title = `${this.tools.size} pixels`;
     this.picture.draw();
@@ -311,8 +317,9 @@ class View {
     let used = true;
     if (held && letter === "z") this.send({ op: event.shiftKey ? "redo" : "undo" });
     else if (held && letter === "y") this.send({ op: "redo" });
-    else if (held || event.target !== this.canvas) used = false;
-    else if (this.tools.key(event)) used = true;
+    else if (held || event.target.matches("input:not([type=range]), select")) used = false;
+    else if (event.key === "?" || (event.key === "Escape" && this.help.open)) this.help.toggle();
+    else if (event.target === this.canvas && this.tools.key(event)) used = true;
     else {
       const tool = Object.keys(TOOL_NAMES).find((name) => TOOL_NAMES[name][1].toLowerCase() === letter);
       if (tool) this.chooseTool(tool);

@@ -299,9 +299,9 @@ class MaskEditor(EditableSegmentation):
             "names": {str(s["id"]): names[s["category_id"]] for s in known if s.get("category_id") in names},
             "undo": self._history.undo_label,
             "redo": self._history.redo_label,
-            "candidates": [_summary(c.ids) for c in self._candidates],
+            "candidates": [_summary(c.ids, self.ids, self.region) for c in self._candidates],
             "chosen": self._chosen,
-            "settings": asdict(self._settings),
+            "settings": asdict(self._settings) | ({} if self._settings != InpaintSettings() else {"candidates": 4}),
             "samplers": samplers,
             "model": self._pipeline is not None,
             "message": self._message,
@@ -316,6 +316,13 @@ _REQUESTS = (
 )
 
 
-def _summary(ids: Int[np.ndarray, "height width"]) -> str:
-    count = len(np.unique(ids[ids > 0]))
-    return f"{count} segment{'s' * (count != 1)}"
+def _summary(
+    candidate: Int[np.ndarray, "height width"],
+    ids: Int[np.ndarray, "height width"],
+    region: Bool[np.ndarray, "height width"],
+) -> str:
+    """What a candidate puts into the region: new segments, and known ones that reach into it."""
+    inside, known = np.unique(candidate[region]), np.unique(ids[~region])
+    reach = int(np.isin(inside[inside > 0], known).sum())
+    new = int((inside > 0).sum()) - reach
+    return f"{new} new, {reach} continued" if reach else f"{new} new"

@@ -33,6 +33,7 @@ class Tools {
 
   down(event) {
     event.preventDefault();
+    const regains = event.pointerType === "mouse" && this.canvas.getRootNode().activeElement !== this.canvas;
     this.canvas.focus({ preventScroll: true });
     this.canvas.setPointerCapture(event.pointerId);
     this.pointers.set(event.pointerId, this.at(event));
@@ -41,13 +42,20 @@ class Tools {
     if (this.pointers.size > 2 || this.panning) return;
     if (this.tool === "pan" || event.button === 1) { this.panning = true; return; }
     if (event.button !== 0 || !this.host.editable()) return;
-    this.begin(this.picture.toImage(...this.at(event)), event.altKey);
+    // a click that brings the focus back edits nothing; a drag does
+    if (regains) this.waiting = { from: this.at(event), reverse: event.altKey };
+    else this.begin(this.picture.toImage(...this.at(event)), event.altKey);
   }
 
   move(event) {
     const here = this.at(event), held = this.pointers.get(event.pointerId);
     this.cursor = here;
     this.host.hover(this.picture.toImage(...here));
+    const { waiting } = this;
+    if (held && waiting && Math.hypot(here[0] - waiting.from[0], here[1] - waiting.from[1]) > 3) {
+      this.waiting = null;
+      if (this.tool !== "segment") this.begin(this.picture.toImage(...waiting.from), waiting.reverse);
+    }
     if (held && this.panning) this.drag(event.pointerId, held, here);
     else if (held && this.edit) {
       const events = event.getCoalescedEvents?.() ?? [];
@@ -68,6 +76,7 @@ class Tools {
 
   up(event, cancelled = false) {
     this.pointers.delete(event.pointerId);
+    this.waiting = null;
     if (this.panning) { if (this.pointers.size === 0) this.panning = false; return; }
     if (cancelled) this.abandon();
     else this.finish();
@@ -107,6 +116,7 @@ class Tools {
   }
 
   abandon() {
+    this.waiting = null;
     if (!this.edit) return;
     this.edit = null;
     this.host.abandon();

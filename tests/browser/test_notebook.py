@@ -33,7 +33,7 @@ def test_the_notebook_edits_a_scene_and_goes_on_where_it_was(notebook):
     drawn = notebook.seen()
     np.testing.assert_array_equal(drawn, notebook.held())
     notebook.press("inpaint")
-    notebook.editor().locator(".me-thumb").wait_for()
+    notebook.editor().locator(".me-thumb").first.wait_for()
     known = ~drawn.astype(bool)
     before = notebook.held("ids")
     notebook.press("accept")
