@@ -34,7 +34,7 @@ try:
     if settings["profile"].endswith((".yaml", ".yml")):
         settings["profile"] = os.path.abspath(settings["profile"])  # the notebooks run in their own folder
     profile, run_dir, data_root = resolve(**settings)
-    chosen = chosen_stages(notebooks)
+    chosen = chosen_stages(notebooks, profile)
     keys = stage_keys(profile, seed=settings["seed"], data_root=data_root)
     check_run_folder(run_dir, profile.name, settings["seed"])
     if workflow.is_main_process and not workflow.dryrun:
@@ -69,7 +69,7 @@ rule notebook:
         notebook=ancient(f"{paths.NOTEBOOKS}/{{stage}}.ipynb"),
         key=f"{RUN}/keys/{{stage}}.key",
         # their keys are part of this key, so their dates say nothing more
-        needed=lambda wildcards: [ancient(f"{RUN}/keys/{name}.done") for name in STAGES[wildcards.stage].inputs if name in chosen],
+        needed=lambda wildcards: [ancient(f"{RUN}/keys/{name}.done") for name in keys[wildcards.stage].ingredients["inputs"] if name in chosen],
     output:
         f"{RUN}/keys/{{stage}}.done",
     log:

@@ -10,9 +10,10 @@ import dataclasses
 import difflib
 import hashlib
 import json
+import operator
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,6 +30,7 @@ class Stage:
     name: str
     makes: str  # in words, for messages
     inputs: tuple[str, ...] = ()  # stages whose files it reads
+    spared: Mapping[str, str] = field(default_factory=dict)  # inputs not needed where this setting names a source
     sections: tuple[str, ...] = ()  # sections of the profile, or single settings, that its computation reads
     modules: tuple[str, ...] = ()  # modules in its key beside those that the notebook imports to compute with
     gathers: bool = False  # takes of its inputs those that are finished, and asks for none
@@ -99,6 +101,7 @@ STAGES = _registry(
         name="09_mask2former_baseline",
         makes="the Mask2Former baselines",
         inputs=("01_dataset", "02_autoencoder", "04_diffusion", "05_panoptic_evaluation", "07_components"),
+        spared={"07_components": "mask2former.self_distilled.pretrained"},
         sections=("data", "evaluation", "mask2former"),
     ),
     Stage(
@@ -164,16 +167,26 @@ def find_stage(name: str) -> Stage:
     return matches[0]
 
 
-def ancestors(name: str) -> list[str]:
-    """All stages that `name` needs, directly or not, in the registry's order."""
-    needed = set(find_stage(name).inputs)
+def needed_inputs(stage: Stage, profile: Profile | None = None) -> tuple[str, ...]:
+    """The inputs of `stage` that a run of `profile` needs; None: that any profile could need."""
+
+    def is_spared(name: str) -> bool:
+        setting = stage.spared.get(name)
+        return profile is not None and setting is not None and operator.attrgetter(setting)(profile) is not None
+
+    return tuple(name for name in stage.inputs if not is_spared(name))
+
+
+def ancestors(name: str, profile: Profile | None = None) -> list[str]:
+    """All stages that `name` needs, directly or not, in the registry's order; `profile` as for `needed_inputs`."""
+    needed = set(needed_inputs(find_stage(name), profile))
     for other in reversed(STAGES):
         if other in needed:
-            needed |= set(STAGES[other].inputs)
+            needed |= set(needed_inputs(STAGES[other], profile))
     return [other for other in STAGES if other in needed]
 
 
-def chosen_stages(notebooks: str = "") -> list[str]:
+def chosen_stages(notebooks: str = "", profile: Profile | None = None) -> list[str]:
     """The stages of a reproduction: those of `notebooks` ("05,07") or all but the optional, and what they need.
 
     A stage whose notebook is not in the checkout is left out.
@@ -181,7 +194,7 @@ def chosen_stages(notebooks: str = "") -> list[str]:
     present = [name for name in STAGES if (paths.NOTEBOOKS / f"{name}.ipynb").exists()]
     asked = [find_stage(part.strip()).name for part in notebooks.split(",") if part.strip()]
     chosen = asked or [name for name in present if not STAGES[name].optional]
-    needed = {other for name in chosen for other in (name, *([] if STAGES[name].gathers else ancestors(name)))}
+    needed = {other for name in chosen for other in (name, *([] if STAGES[name].gathers else ancestors(name, profile)))}
     return [name for name in present if name in needed]
 
 
@@ -205,7 +218,7 @@ def stage_keys(profile: Profile, *, seed: int = 0, data_root: str | Path | None 
                 # what reads the folder after the first notebook has that notebook among its inputs
                 "data": None if stage.inputs else data,
                 "sources": _sources(stage),
-                "inputs": {name: keys[name].digest for name in stage.inputs},
+                "inputs": {name: keys[name].digest for name in needed_inputs(stage, profile)},
             }
         )
     return keys

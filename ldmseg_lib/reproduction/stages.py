@@ -202,7 +202,7 @@ class StageRun:
         if sync(self.run_dir, self.name, self._keys[self.name]):
             self.result = read_result(self.run_dir, self.name)
         elif not self.stage.gathers:
-            for needed in self.stage.inputs:
+            for needed in self._keys[self.name].ingredients["inputs"]:
                 self.input(needed)
 
 

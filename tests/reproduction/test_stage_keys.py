@@ -241,3 +241,13 @@ def test_a_computation_reads_only_settings_that_are_in_its_key(name: str) -> Non
 
 def test_every_numbered_notebook_is_registered() -> None:
     assert {file.stem for file in paths.NOTEBOOKS.glob("[0-9]*.ipynb")} <= set(STAGES)
+
+
+def test_a_notebook_needs_no_training_whose_outcome_the_profile_names():
+    """With published weights of the self-distilled ViT, as in `paper`, notebook 09 does not wait for notebook 07."""
+    baseline, components = "09_mask2former_baseline", "07_components"
+    for name, needed in (("paper", False), ("demo", True)):
+        profile = Profile.load(name)
+        assert (components in stage_keys.stage_keys(profile)[baseline].ingredients["inputs"]) is needed
+        assert (components in stage_keys.chosen_stages("09", profile)) is needed
+    assert components in ancestors(baseline)

@@ -66,6 +66,17 @@ class Mask2FormerStudy:
         self._models: dict[str, ViTMask2Former] = {}
         self._trained: dict[str, dict[str, Any]] = {}
 
+    @property
+    def weights(self) -> str:
+        """Where the baselines' weights come from, for result files."""
+        named = {
+            MAE: self.profile.mask2former.mae.pretrained,
+            SELF_DISTILLED: self.profile.mask2former.self_distilled.pretrained,
+        }
+        fetched = [f"{kind} features from {source}" for kind, source in named.items() if source]
+        own = [] if named[SELF_DISTILLED] else ["with notebook 07 of this run"]
+        return f"trained by this notebook ({', '.join([*fetched, *own, 'beside notebook 04 of this run'])})"
+
     def folder_of(self, name: str) -> Path:
         """Where the model `name` is kept: model/, checkpoints, metrics.jsonl; and predictions.json with png/."""
         return self.folder / _checked(name).lower().replace("-", "_")
