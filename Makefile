@@ -62,7 +62,7 @@ reproduce: plan-stages ## Make data, train, evaluate; write tables/PROFILE and f
 	@$(SNAKEMAKE) --cores $(JOBS) $(QUIETLY)
 
 plan-stages: $(STAMP)
-	@$(BIN)/python -m ldmseg_lib.reproduction.stages plan --profile $(PROFILE) --seed $(SEED) $(if $(RUN_DIR),--run-dir '$(RUN_DIR)') \
+	@$(BIN)/python -m ldmseg_lib.reproduction plan --profile $(PROFILE) --seed $(SEED) $(if $(RUN_DIR),--run-dir '$(RUN_DIR)') \
 		$(if $(DATA_ROOT),--data-root '$(DATA_ROOT)') $(if $(OVERRIDES),--overrides '$(OVERRIDES)') \
 		$(if $(NOTEBOOKS),--notebooks '$(NOTEBOOKS)')
 
@@ -73,7 +73,7 @@ redraw: $(STAMP) ## Execute the notebooks again: finished computations are loade
 	@$(SNAKEMAKE) --cores $(JOBS) $(QUIETLY) --forceall
 
 report: $(STAMP) ## Build the static site of a run from its executed notebooks: site/PROFILE/index.html
-	@$(BIN)/python -m ldmseg_lib.reproduction.report '$(or $(RUN_DIR),runs/$(PROFILE)$(if $(filter-out 0,$(SEED)),-seed$(SEED)))'
+	@$(BIN)/python -m ldmseg_lib.reproduction report '$(or $(RUN_DIR),runs/$(PROFILE)$(if $(filter-out 0,$(SEED)),-seed$(SEED)))'
 
 lint: $(STAMP) ## Check style, layout and types
 	@$(BIN)/ruff check --quiet .

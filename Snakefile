@@ -102,4 +102,4 @@ rule publish:
     message:
         "tables and figures"
     shell:
-        "{params.python:q} -m ldmseg_lib.reproduction.results publish {params.run:q}"
+        "{params.python:q} -m ldmseg_lib.reproduction publish {params.run:q}"

@@ -4,8 +4,8 @@
 
 The `paper` profile's code path (random ids as bits, void, instance and semantic tasks, EMA, DDPM sampling, min_area 0)
 at reduced size: images of 64 px, 16 ids. As the paper begins from Stable Diffusion's weights, this begins from the
-ready model of the embedded scenes, whose autoencoder is kept and never saw a photograph. The loss is the one that it
-was trained with: the clean latents z_0 are predicted, with one weight at all noise levels, semantic samples drawn at
+pretrained model of the embedded scenes, whose autoencoder is kept and never saw a photograph. The loss is the one that
+it was trained with: the clean latents z_0 are predicted, with one weight at all noise levels, semantic samples drawn at
 noisier ones, without self-conditioning.
 
 coco_permissive, which is not part of this repository, has COCO photographs under free licences, at most 320 px, with
@@ -96,7 +96,7 @@ def choose_images(source: Path, target: Path, count: int) -> Path:
 
 
 def overfit(profile: Profile, data: Path, folder: Path, *, seed: int = 0) -> dict[str, Any]:
-    """Train the ready model further on `data`/train and judge it on the same images.
+    """Fine-tune the pretrained model on `data`/train and evaluate it on the same images.
 
     Returns:
         What the result file has: PQ values in percent, means over `SAMPLES` samples of all images.

@@ -107,7 +107,7 @@ def _stages(*arguments: str) -> Callable[[Path], Any]:
         import importlib.util
 
         moved = importlib.util.find_spec("ldmseg_lib.stages") is None
-        module = importlib.import_module("ldmseg_lib.reproduction.stages" if moved else "ldmseg_lib.stages")
+        module = importlib.import_module("ldmseg_lib.reproduction.__main__" if moved else "ldmseg_lib.stages")
         _command(module.main, [*arguments, f"--run-dir={folder}"])
 
     return run

@@ -10,8 +10,9 @@ Records = Mapping[str, Mapping[str, Any]]  # stage name to result record, as `St
 
 TRAINED_HERE = "trained by this notebook"
 RANDOM = "random weights"
-READY = "the ready model of the embedded scenes"  # in a run folder that borrows it, and nowhere else
-_KNOWN = (TRAINED_HERE, RANDOM, READY, "none: ", "notebook ")
+PRETRAINED = "the pretrained model of the embedded scenes"  # only in a run folder that uses it
+# the fourth is what older records call the pretrained model
+_KNOWN = (TRAINED_HERE, RANDOM, PRETRAINED, "the ready model of the embedded scenes", "none: ", "notebook ")
 _EARLIER = re.compile(r"notebook (\d\d) of this run")
 
 

@@ -19,5 +19,5 @@ def embedded_folder() -> Path:
     """
     folder = paths.PACKAGE / "pipeline" / "weights" / EMBEDDED
     if not (folder / "model_index.json").is_file():
-        raise InputError(f"{folder}: the ready model of the embedded scenes is not in this installation; {_MAKE}")
+        raise InputError(f"{folder}: the pretrained model of the embedded scenes is not in this installation; {_MAKE}")
     return folder

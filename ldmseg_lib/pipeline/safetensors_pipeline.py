@@ -20,7 +20,7 @@ class SafetensorsPipeline(DiffusionPipeline):
         """The pipeline that `save_pretrained` wrote to `folder`; weights are read from safetensors alone.
 
         Args:
-            folder: a folder, a name on the hub, or "embedded": the ready model of the embedded scenes.
+            folder: a folder, a name on the hub, or "embedded": the pretrained model of the embedded scenes.
             settings: those of diffusers.
 
         Raises:

@@ -1,4 +1,4 @@
-"""Results computed elsewhere, on a cluster or by somebody else: taken into a run folder when their key fits."""
+"""Results computed elsewhere, on a cluster or by somebody else: imported into a run folder if their keys are equal."""
 
 import os
 import shutil
@@ -12,7 +12,7 @@ from ..core.machine import StageLock
 from .stage_keys import STAGES, Key, differences, read_result, sync
 
 
-def take_results(source: str | Path, run_dir: Path, keys: Mapping[str, Key]) -> tuple[list[str], list[str]]:
+def import_results(source: str | Path, run_dir: Path, keys: Mapping[str, Key]) -> tuple[list[str], list[str]]:
     """Copy into `run_dir` what `source` has finished with our keys.
 
     Args:
@@ -21,12 +21,12 @@ def take_results(source: str | Path, run_dir: Path, keys: Mapping[str, Key]) -> 
         keys: of all stages, as our settings, sources and data make them.
 
     Returns:
-        One sentence for each stage that was taken or is here already, and one for each that does not fit.
+        One sentence for each stage that was imported or is here already, and one for each whose key differs.
 
     Raises:
         StageError: `source` holds no result.
     """
-    source, taken, refused = Path(source), [], []
+    source, imported, refused = Path(source), [], []
     folders = [source] if (source / "result.json").exists() else [source / name for name in STAGES]
     for folder in folders:
         if not (folder / "result.json").exists():
@@ -39,17 +39,19 @@ def take_results(source: str | Path, run_dir: Path, keys: Mapping[str, Key]) -> 
                 causes = "; ".join(differences(STAGES[name], keys[name], record))
                 refused.append(f"{name}: {folder} is another result ({causes})")
             elif ours is not None and ours.get("key") == record["key"]:
-                taken.append(f"{name}: is finished here already")
+                imported.append(f"{name}: is finished here already")
             else:
-                _take(folder, run_dir, name, keys[name])
-                taken.append(f"{name}: taken from {folder} (computed on {record.get('device')}, {record.get('date')})")
+                _import(folder, run_dir, name, keys[name])
+                imported.append(
+                    f"{name}: imported from {folder} (computed on {record.get('device')}, {record.get('date')})"
+                )
         except InputError as error:
             refused.append(f"{folder.name}: {error}")
-    if not taken and not refused:
+    if not imported and not refused:
         raise StageError(
             f"{source}: no result in it; give a run folder, or the folder of one stage with its result.json"
         )
-    return taken, refused
+    return imported, refused
 
 
 def _checked_record(folder: Path) -> dict[str, Any]:
@@ -67,12 +69,12 @@ def _checked_record(folder: Path) -> dict[str, Any]:
     return record
 
 
-def _take(folder: Path, run_dir: Path, name: str, key: Key) -> None:
+def _import(folder: Path, run_dir: Path, name: str, key: Key) -> None:
     """Copy aside, then rename; what stood there moves to superseded/."""
     lock = StageLock(run_dir / "keys" / f"{name}.lock")
     lock.acquire(f"{name} is at work in {run_dir} in another process; waiting until that one ends")
     try:
-        target, aside = run_dir / name, run_dir / f".taking-{name}"
+        target, aside = run_dir / name, run_dir / f".importing-{name}"
         shutil.rmtree(aside, ignore_errors=True)
         shutil.copytree(folder, aside)
         if target.is_dir() and any(target.iterdir()):

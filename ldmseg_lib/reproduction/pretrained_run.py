@@ -1,7 +1,7 @@
-"""A run folder that borrows the ready model, so that notebooks 10 to 12 have something to show before any training.
+"""A run folder that uses the pretrained model, for notebooks 10 to 12 before any training.
 
-It is a folder of its own (runs/demo-ready beside runs/demo), marked as such in its run.json: a reproduction refuses it,
-and nothing of it is ever published.
+It is a folder of its own (runs/demo-pretrained beside runs/demo), marked as such in its run.json: a reproduction
+refuses it, and nothing of it is ever published.
 """
 
 import dataclasses
@@ -16,16 +16,18 @@ from ..core import files
 from ..core.errors import InputError
 from ..core.machine import device_name, package_versions
 from ..core.profiles import Profile
-from ..experiments.records import READY
+from ..experiments.records import PRETRAINED
 from ..pipeline.pretrained import embedded_folder
 from .stage_keys import Key
 
-_NOTE = "Weights: the ready model of the embedded scenes, whose card says its data and budget; this run trained none."
+_NOTE = (
+    "Weights: the pretrained model of the embedded scenes, whose card says its data and budget; this run trained none."
+)
 _MODEL, _AUTOENCODER, _DATA = "04_diffusion", "02_autoencoder", "01_dataset"
 
 
-def can_borrow(run_dir: Path) -> bool:
-    """Whether `run_dir` has no trained model, and this installation a ready one."""
+def can_use_pretrained(run_dir: Path) -> bool:
+    """Whether `run_dir` has no trained model yet, and this installation has the pretrained one."""
     if any((run_dir / name / part).exists() for name in (_AUTOENCODER, _MODEL) for part in ("result.json", "key.json")):
         return False
     try:
@@ -35,36 +37,34 @@ def can_borrow(run_dir: Path) -> bool:
     return True
 
 
-def borrow_ready_model(run_dir: Path, profile: Profile, seed: int, keys: Mapping[str, Key]) -> Path:
-    """Make the run folder <run_dir>-ready: scenes drawn as notebook 01 would, and the ready model as 02's and 04's.
+def make_pretrained_run(run_dir: Path, profile: Profile, seed: int, keys: Mapping[str, Key]) -> Path:
+    """Make the run folder <run_dir>-pretrained: scenes as of notebook 01, the pretrained model as of 02 and 04.
 
     Returns:
         The folder; what was made there before is kept.
     """
     from ..data.scenes.dataset import write_dataset
 
-    source, borrowed = embedded_folder(), run_dir.with_name(f"{run_dir.name}-ready")
-    print(
-        f"{run_dir} holds no trained model yet; in its place stands the ready model of the embedded scenes ({borrowed})"
-    )
-    files.write_json(borrowed / "run.json", {"profile": profile.name, "seed": seed, "ready": True})
+    source, target = embedded_folder(), run_dir.with_name(f"{run_dir.name}-pretrained")
+    print(f"{run_dir} has no trained model yet; the notebook uses the pretrained one of the embedded scenes ({target})")
+    files.write_json(target / "run.json", {"profile": profile.name, "seed": seed, "pretrained": True})
     data = profile.data
     write_dataset(
-        borrowed / _DATA / "data",
+        target / _DATA / "data",
         size=data.image_size,
         train_scenes=data.train_scenes,
         val_scenes=data.val_scenes,
         min_things=data.min_things,
         max_things=data.max_things,
     )
-    for name, part, target in ((_AUTOENCODER, source / "autoencoder", "autoencoder"), (_MODEL, source, "pipeline")):
-        shutil.rmtree(borrowed / name / target, ignore_errors=True)
-        shutil.copytree(part, borrowed / name / target)
+    for name, part, folder in ((_AUTOENCODER, source / "autoencoder", "autoencoder"), (_MODEL, source, "pipeline")):
+        shutil.rmtree(target / name / folder, ignore_errors=True)
+        shutil.copytree(part, target / name / folder)
     for name in (_DATA, _AUTOENCODER, _MODEL):
         record = _record(profile, keys[name])
-        files.write_json(borrowed / name / "key.json", keys[name].ingredients)
-        files.write_json(borrowed / name / "result.json", record)
-    return borrowed
+        files.write_json(target / name / "key.json", keys[name].ingredients)
+        files.write_json(target / name / "result.json", record)
+    return target
 
 
 def _record(profile: Profile, key: Key) -> dict[str, Any]:
@@ -78,7 +78,7 @@ def _record(profile: Profile, key: Key) -> dict[str, Any]:
             "provenance": [f"Data: embedded scenes at {data.image_size} px, {data.val_scenes} held out"],
             "notes": [_NOTE],
         },
-        "weights": READY,
+        "weights": PRETRAINED,
         "versions": package_versions(),
         "device": device_name(),
         "seconds": 0.0,

@@ -1,9 +1,5 @@
-"""A run's result records, its tables in three formats, and what of them is published in the repository.
+"""A run's result records, its tables in three formats, and what of them is published in the repository."""
 
-Also a command: python -m ldmseg_lib.reproduction.results publish runs/demo
-"""
-
-import argparse
 import re
 import shutil
 import sys
@@ -14,35 +10,35 @@ from typing import Any
 import pandas as pd
 
 from ..core import files, paths
-from ..core.errors import InputError, one_line_errors
+from ..core.errors import InputError
 from ..experiments.records import Records, check_weights
-from .stage_keys import STAGES, ancestors, read_result
+from .stage_keys import STAGES, ancestors, is_pretrained_run, read_result
 from .stages import StageRun
 from .summary import summary
 from .tables import TABLES, Table
 
-# Whose budget a caption tells, and the section of the profile that says it.
+# stages whose training budget a caption states, and the section of the profile that has it
 _TRAININGS = {"02_autoencoder": "autoencoder", "03_encodings": "encodings", "04_diffusion": "diffusion"}
-# what these say is true of all that is made with them
+# the notes of these stages hold for every result that is made with them
 _MODEL = ("01_dataset", "02_autoencoder", "04_diffusion")
 _CAPTIONS = {
     "figure_s1": "Figure S1. Instance, semantic and depth from one model",
     "figure_s2": "Figure S2. Held-out scenes: panoptic maps with their classes",
     "figure_s3": "Figure S3. Held-out scenes: the arg max, and after threshold and area",
     "figure_s4": "Figure S4. Further held-out scenes",
-    "figure_s5": "Figure S5. The same noise with more and more denoising steps",
-    "figure_inpainting": "Mask inpainting: class-agnostic PQ against the share of the mask that is hidden",
-    "figure_inpainting_examples": "Mask inpainting: what was given, two candidates, and the nearest known label",
-    "figure_sampler_frontier": "Quality against seconds by sampler; numbers are denoising steps",
-    "figure_mask2former_differences": "Where LDMSeg and Mask2Former differ most",
-    "figure_few_steps": "The distilled student beside its teacher, against seconds; numbers are denoising steps",
-    "figure_agreement": "Several samples of one image, their consensus, and where they agree",
-    "figure_agreement_levels": "Pixels by the number of samples that agree, and how many of them are right",
-    "figure_mask_editor": "The mask editor, as a batch run shows it",
-    "figure_own_dataset_best": "The best of the validation images: image, truth, prediction",
-    "figure_own_dataset_worst": "The worst of them",
+    "figure_s5": "Figure S5. The same noise by number of denoising steps",
+    "figure_inpainting": "Mask inpainting: class-agnostic PQ by the share of the mask that is hidden",
+    "figure_inpainting_examples": "Mask inpainting: the given mask, two candidates, and the nearest known label",
+    "figure_sampler_frontier": "Quality and latency per image by sampler; numbers are denoising steps",
+    "figure_mask2former_differences": "Images on which LDMSeg and Mask2Former differ most",
+    "figure_few_steps": "The distilled student and its teacher by latency per image; numbers are denoising steps",
+    "figure_agreement": "Several samples of one image, their consensus, and their agreement",
+    "figure_agreement_levels": "Pixels by the number of agreeing samples, and their accuracy",
+    "figure_mask_editor": "The mask editor",
+    "figure_own_dataset_best": "Best validation images: image, ground truth, prediction",
+    "figure_own_dataset_worst": "Worst validation images: image, ground truth, prediction",
 }
-"""Of the figures in RESULTS.md, by file name; another figure is called by that."""
+"""Captions of the figures in RESULTS.md by file name; other figures are titled by their file name."""
 
 
 def load_results(run_dir: str | Path) -> dict[str, dict[str, Any]]:
@@ -216,29 +212,18 @@ def as_markdown(text: pd.DataFrame) -> str:
 
 
 def as_latex(text: pd.DataFrame, *, caption: str, label: str) -> str:
-    """A frame of strings as a LaTeX table in booktabs' style."""
+    """A frame of strings as a LaTeX table in booktabs' style, numbers to the right."""
 
-    def escape(cell: str) -> str:
-        return re.sub(r"[&%$#_{}]", lambda match: "\\" + match.group(), cell.replace("\\", r"\textbackslash "))
+    def escape(cell: Any) -> str:
+        return re.sub(r"[&%$#_{}]", lambda match: "\\" + match.group(), str(cell).replace("\\", r"\textbackslash "))
 
-    lines: list[list[Any]] = [list(text.columns), *text.to_numpy().tolist()]
-    rows = [" & ".join(escape(str(cell)) for cell in line) + r" \\" for line in lines]
-    return "\n".join(
-        [
-            r"\begin{table}",
-            r"\centering",
-            rf"\caption{{{escape(caption)}}}",
-            rf"\label{{tab:{label}}}",
-            rf"\begin{{tabular}}{{l{'r' * (len(text.columns) - 1)}}}",
-            r"\toprule",
-            rows[0],
-            r"\midrule",
-            *rows[1:],
-            r"\bottomrule",
-            r"\end{tabular}",
-            r"\end{table}",
-            "",
-        ]
+    table = text.map(escape).rename(columns=escape).style.hide(axis="index")
+    return table.to_latex(
+        hrules=True,
+        position_float="centering",
+        column_format="l" + "r" * (len(text.columns) - 1),
+        caption=escape(caption),
+        label=f"tab:{label}",
     )
 
 
@@ -257,8 +242,10 @@ def publish(run_dir: str | Path) -> list[Path]:
     """
     run_dir = Path(run_dir).resolve()
     mark = run_dir / "run.json"
-    if mark.exists() and files.read_json(mark).get("ready"):
-        raise InputError(f"{run_dir} borrows the ready model, whose results are not published; train a run of your own")
+    if mark.exists() and is_pretrained_run(files.read_json(mark)):
+        raise InputError(
+            f"{run_dir} uses the pretrained model, whose results are not published; train a run of your own"
+        )
     results = load_results(run_dir)
     if not results:
         raise InputError(f"{run_dir} holds no finished stage; run a notebook, or make reproduce, first")
@@ -326,22 +313,3 @@ def update_page(page: Path, name: str, block: str) -> None:
             f"{page} has no '<!-- generated: {name} -->' with '<!-- end -->' after it; put the two lines back"
         )
     files.write_text(page, mark.sub(lambda match: f"{match[1]}\n{block}\n\n{match[3]}", text, count=1))
-
-
-@one_line_errors
-def main(arguments: list[str] | None = None) -> int:
-    """The command. Exit code 2 for bad input, with one line on stderr."""
-    parser = argparse.ArgumentParser(
-        prog="python -m ldmseg_lib.reproduction.results", description="The results of a run folder."
-    )
-    parser.add_argument("command", choices=["publish"], help="write tables, and bring them into the repository")
-    parser.add_argument("run_dir", type=Path)
-    given = parser.parse_args(arguments)
-    written = publish(given.run_dir)
-    for folder in dict.fromkeys(file.parent for file in written):
-        print(f"{folder}: {len({file for file in written if file.parent == folder})} files")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

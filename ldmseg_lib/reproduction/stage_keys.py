@@ -35,7 +35,7 @@ class Stage:
     modules: tuple[str, ...] = ()  # modules in its key beside those that the notebook imports to compute with
     gathers: bool = False  # takes of its inputs those that are finished, and asks for none
     optional: bool = False  # runs when asked for by name, not in a whole reproduction
-    borrows: bool = False  # opened in a notebook before any training, it takes the ready model (`ready_run`)
+    uses_pretrained: bool = False  # before any training, its notebook uses the pretrained model (`pretrained_run`)
     gpus: Literal["none", "one", "all"] = "one"  # what a batch system should give it
 
 
@@ -106,21 +106,21 @@ STAGES = _registry(
     ),
     Stage(
         name="10_mask_inpainting",
-        borrows=True,
+        uses_pretrained=True,
         makes="panoptic quality of inpainted masks",
         inputs=("01_dataset", "02_autoencoder", "04_diffusion"),
         sections=("data", "evaluation.threshold", "evaluation.min_area", "inpainting"),
     ),
     Stage(
         name="11_mask_editor",
-        borrows=True,
+        uses_pretrained=True,
         makes="the mask editor's record",
         inputs=("01_dataset", "02_autoencoder", "04_diffusion"),
         sections=("data",),
     ),
     Stage(
         name="12_few_steps",
-        borrows=True,
+        uses_pretrained=True,
         makes="the distilled model and the agreement of samples",
         inputs=("01_dataset", "02_autoencoder", "04_diffusion"),
         sections=(*_MODEL, "evaluation", "consistency"),
@@ -307,13 +307,18 @@ def check_run_folder(run_dir: Path, profile_name: str, seed: int) -> None:
         theirs = files.read_json(file)
     except InputError as error:
         raise StageError(f"{error}; remove the file if {run_dir} is a run of profile {profile_name}") from None
-    if theirs.get("ready"):
-        raise StageError(f"{run_dir} borrows the ready model and trains nothing; give another run_dir")
+    if is_pretrained_run(theirs):
+        raise StageError(f"{run_dir} uses the pretrained model and trains nothing; give another run_dir")
     if theirs != ours:
         raise StageError(
             f"{run_dir} was made by profile {theirs.get('profile')} with seed {theirs.get('seed')}, not by profile "
             f"{profile_name} with seed {seed}; give another run_dir"
         )
+
+
+def is_pretrained_run(mark: Mapping[str, Any]) -> bool:
+    """Whether a run.json marks a folder that uses the pretrained model; older folders say "ready"."""
+    return bool(mark.get("pretrained") or mark.get("ready"))
 
 
 def key_file(run_dir: Path, name: str) -> Path:

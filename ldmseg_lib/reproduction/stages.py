@@ -1,13 +1,10 @@
 """What the first and the last cell of every notebook call: open a stage, find its inputs, record its result.
 
-    stage = open_stage("04_diffusion", profile=profile, run_dir=run_dir, seed=seed, overrides=overrides)
-    metrics = stage.compute(train_diffusion)  # or loads what an earlier run with the same key computed
-    stage.finish()
-
-Also a command: python -m ldmseg_lib.reproduction.stages {keys,plan,take FOLDER} --profile demo [--seed 0] [--run-dir …]
+stage = open_stage("04_diffusion", profile=profile, run_dir=run_dir, seed=seed, overrides=overrides)
+metrics = stage.compute(train_diffusion)  # or loads what an earlier run with the same key computed
+stage.finish()
 """
 
-import argparse
 import ast
 import dataclasses
 import difflib
@@ -21,17 +18,16 @@ from pathlib import Path
 from typing import Any
 
 from ..core import files, paths
-from ..core.errors import StageError, one_line_errors
+from ..core.errors import StageError
 from ..core.machine import StageLock, device_name, package_versions, peak_memory
 from ..core.profiles import Profile
-from .borrowed_run import borrow_ready_model, can_borrow
+from .pretrained_run import can_use_pretrained, make_pretrained_run
 from .stage_keys import (
     STAGES,
     Key,
     Stage,
     ancestors,
     check_run_folder,
-    chosen_stages,
     differences,
     find_stage,
     read_result,
@@ -39,7 +35,6 @@ from .stage_keys import (
     stage_keys,
     sync,
 )
-from .taken_results import take_results
 
 __all__ = ["PARAMETERS", "STAGES", "Stage", "StageRun", "open_stage", "stage_key", "stage_keys"]
 
@@ -233,8 +228,8 @@ def open_stage(
     check_injected(_cell_history())
     loaded, folder, data = resolve(profile, data_root=data_root, run_dir=run_dir, seed=seed, overrides=overrides)
     keys = stage_keys(loaded, seed=seed, data_root=data)
-    if stage.borrows and data is None and can_borrow(folder):
-        folder = borrow_ready_model(folder, loaded, seed, keys)
+    if stage.uses_pretrained and data is None and can_use_pretrained(folder):
+        folder = make_pretrained_run(folder, loaded, seed, keys)
     else:
         check_run_folder(folder, loaded.name, seed)
     return StageRun(stage, profile=loaded, seed=seed, run_dir=folder, data_root=data, keys=keys)
@@ -321,45 +316,3 @@ def plan(run_dir: Path, keys: Mapping[str, Key]) -> list[tuple[str, str]]:
             text = "runs for the first time"
         lines.append((name, text))
     return lines
-
-
-@one_line_errors
-def main(arguments: list[str] | None = None) -> int:
-    """The command. Exit code 2 for bad input, with one line on stderr."""
-    parser = argparse.ArgumentParser(
-        prog="python -m ldmseg_lib.reproduction.stages", description="The stages of a run folder."
-    )
-    commands = "write the key files; say what would run and why; take in results that were computed elsewhere"
-    parser.add_argument("command", choices=["keys", "plan", "take"], help=commands)
-    parser.add_argument("source", nargs="?", help="with take: a run folder, or the folder of one of its stages")
-    parser.add_argument("--profile", default="demo")
-    parser.add_argument("--data-root")
-    parser.add_argument("--run-dir")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--overrides")
-    parser.add_argument("--notebooks", default="", help="plan these and what they need, such as 05,07")
-    given = vars(parser.parse_args(arguments))
-    command, source, notebooks = given.pop("command"), given.pop("source"), given.pop("notebooks")
-    if (command == "take") != (source is not None):
-        parser.error("take, and no other command, needs the folder that the results are in")
-    profile, run_dir, data_root = resolve(**given)
-    keys = stage_keys(profile, seed=given["seed"], data_root=data_root)
-    if command != "plan" or (run_dir / "run.json").exists():
-        check_run_folder(run_dir, profile.name, given["seed"])
-    if command == "keys":
-        for name, key in keys.items():
-            sync(run_dir, name, key)
-    elif command == "take":
-        taken, refused = take_results(source, run_dir, keys)
-        print("\n".join(taken))
-        if refused:
-            raise StageError("\n  ".join(["these are not taken:", *refused]))
-    else:
-        chosen = chosen_stages(notebooks)
-        for name, text in plan(run_dir, {name: keys[name] for name in chosen}):
-            print(f"{name:<24} {text}")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

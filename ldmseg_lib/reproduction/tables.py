@@ -113,7 +113,7 @@ TABLES = {
         ),
         Table(
             name="few_steps",
-            title="Few denoising steps: the distilled student beside its teacher",
+            title="Few denoising steps: distilled student and teacher",
             stages=(few_step_tables.STAGE,),
             build=few_step_tables.few_steps,
             decimals={"time [s]": 3},
@@ -128,7 +128,7 @@ TABLES = {
         ),
         Table(
             name="agreement_levels",
-            title="Right pixels by the number of samples that agree",
+            title="Accuracy of pixels by the number of agreeing samples",
             stages=(few_step_tables.STAGE,),
             build=few_step_tables.agreement_levels,
             decimals={"samples that agree": 0},
@@ -175,7 +175,7 @@ TABLES = {
         ),
         Table(
             name="inference_time",
-            title="Seconds of an image by part",
+            title="Latency per image by component",
             stages=(step_tables.STAGE,),
             build=step_tables.inference_time,
             decimals=step_tables.TIME_DECIMALS,
@@ -184,7 +184,7 @@ TABLES = {
         ),
         Table(
             name="sampler_frontier",
-            title="Quality against seconds by sampler",
+            title="Quality and latency per image by sampler",
             stages=(step_tables.STAGE,),
             build=step_tables.sampler_frontier,
             decimals={"time [s]": 3},
@@ -193,7 +193,7 @@ TABLES = {
         ),
         Table(
             name="denoising_trajectory",
-            title="From step to step within one sampling, in percent (supplement B, Number of Denoising Steps)",
+            title="Changes between denoising steps of one sample, in percent (supplement B, Number of Denoising Steps)",
             stages=(step_tables.STAGE,),
             build=step_tables.denoising_trajectory,
             findings=step_tables.denoising_trajectory_findings,
@@ -207,7 +207,7 @@ TABLES = {
         ),
         Table(
             name="image_encoders",
-            title="The image encoders, and what a linear map of their features tells (in percent)",
+            title="Image encoders and linear probes of their features, in percent",
             stages=(component_tables.STAGE,),
             build=component_tables.image_encoders,
             decimals={"steps": 0},
@@ -246,7 +246,7 @@ TABLES = {
         ),
         Table(
             name="own_dataset",
-            title="A model of one's own folder, on its validation images",
+            title="A model trained on one's own data set, on its validation images",
             stages=(own_dataset_tables.STAGE,),
             build=own_dataset_tables.own_dataset,
         ),

@@ -136,14 +136,14 @@ def test_a_card_of_photographs_warns_of_other_biases(smoke_pipeline) -> None:
 
 def test_embedded_is_found_by_its_name(smoke_pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(paths, "PACKAGE", tmp_path)
-    with pytest.raises(InputError, match=r"weights/embedded: the ready model .* make it with"):
+    with pytest.raises(InputError, match=r"weights/embedded: the pretrained model .* make it with"):
         LDMSegPipeline.from_pretrained("embedded")
     smoke_pipeline.save_pretrained(tmp_path / "pipeline" / "weights" / "embedded")
     assert_same(smoke_pipeline, LDMSegPipeline.from_pretrained("embedded"))
     # a folder of that name in the working folder is another thing
     monkeypatch.chdir(tmp_path / "pipeline" / "weights")
     (tmp_path / "pipeline" / "weights" / "embedded" / "model_index.json").unlink()
-    with pytest.raises(InputError, match="the ready model"):
+    with pytest.raises(InputError, match="the pretrained model"):
         LDMSegPipeline.from_pretrained("embedded")
     with pytest.raises(InputError, match="no pipeline can be loaded"):
         LDMSegPipeline.from_pretrained("./embedded")

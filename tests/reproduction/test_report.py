@@ -11,7 +11,7 @@ import pytest
 from nbformat.v4 import new_output
 
 from ldmseg_lib.core.errors import InputError
-from ldmseg_lib.reproduction.report.__main__ import main
+from ldmseg_lib.reproduction.__main__ import main
 from ldmseg_lib.reproduction.report.mathml import formula
 from ldmseg_lib.reproduction.report.notebooks import clean_notebook
 from ldmseg_lib.reproduction.report.pages import figure_order, figure_title
@@ -134,7 +134,7 @@ def test_what_cannot_be_reported_is_said_in_a_line(tmp_path: Path, capsys: pytes
         write_notebook(notebook, [*outputs(), failed], title="1. Failed")
     elif fault == "no JSON":
         notebook.write_text("nothing")
-    assert main([str(run), "--out", str(tmp_path / "site")]) == 2
+    assert main(["report", str(run), "--out", str(tmp_path / "site")]) == 2
     message = capsys.readouterr().err.strip().splitlines()[-1]
     expected = {"an error": f"{FIRST}.ipynb: a cell stopped", "no JSON": f"{FIRST}.ipynb: not a notebook"}
     assert expected.get(fault, "holds no finished stage with its executed notebook") in message
@@ -171,6 +171,6 @@ def test_the_formulas_of_all_notebooks_can_be_drawn() -> None:
 
 def test_the_command_explains_itself() -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "ldmseg_lib.reproduction.report", "--help"], capture_output=True, text=True
+        [sys.executable, "-m", "ldmseg_lib.reproduction", "report", "--help"], capture_output=True, text=True
     )
     assert done.returncode == 0 and "run_dir" in done.stdout

@@ -12,6 +12,7 @@ from ldmseg_lib.core import paths
 from ldmseg_lib.core.errors import InputError
 from ldmseg_lib.core.files import write_json
 from ldmseg_lib.reproduction import results, tables
+from ldmseg_lib.reproduction.__main__ import main
 from ldmseg_lib.reproduction.results import (
     as_latex,
     as_markdown,
@@ -176,10 +177,10 @@ def test_no_table_is_made_from_weights_of_elsewhere(
 def test_what_an_earlier_study_says_of_its_own_numbers_is_not_said_of_others() -> None:
     known = records()
     known["07_components"] = record("07_components", {"notes": ["Images at 32 px."]})
-    known["04_diffusion"] = record("04_diffusion", {"notes": ["The ready model."]})
+    known["04_diffusion"] = record("04_diffusion", {"notes": ["The pretrained model."]})
     assert "Images at 32 px." in provenance(known)
     text = provenance(known, shown=(EVALUATION,))
-    assert "Images at 32 px." not in text and "The ready model." in text
+    assert "Images at 32 px." not in text and "The pretrained model." in text
 
 
 def test_a_result_of_an_older_form_costs_its_own_tables_alone(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -299,7 +300,7 @@ def test_a_run_outside_the_runs_folder_stays_there(repository: Path) -> None:
 
 
 def test_what_cannot_be_published_is_said_in_one_line(repository: Path, capsys: pytest.CaptureFixture) -> None:
-    assert results.main(["publish", str(repository / "runs" / "empty")]) == 2
+    assert main(["publish", str(repository / "runs" / "empty")]) == 2
     (repository / "README.md").write_text("no marks")
     with pytest.raises(InputError, match="generated: demo"):
         update_page(repository / "README.md", "demo", "block")

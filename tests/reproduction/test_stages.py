@@ -15,6 +15,7 @@ from ldmseg_lib.core.errors import InputError, StageError
 from ldmseg_lib.core.files import read_json, write_text
 from ldmseg_lib.core.profiles import Profile
 from ldmseg_lib.reproduction import stage_keys, stages
+from ldmseg_lib.reproduction.__main__ import main
 from ldmseg_lib.reproduction.stage_keys import STAGES, Stage, ancestors, find_stage
 from ldmseg_lib.reproduction.stages import check_injected, open_stage
 
@@ -144,7 +145,7 @@ def test_the_last_notebook_takes_what_is_finished_and_asks_for_nothing(tmp_path:
     finish("01", tmp_path)
     stage = opened(LAST, tmp_path)
     stage.finish({"stages": ["01_dataset"]})
-    assert stages.chosen_stages(f"01,{LAST}") == ["01_dataset", LAST]
+    assert stage_keys.chosen_stages(f"01,{LAST}") == ["01_dataset", LAST]
 
 
 def test_a_stage_without_a_result_cannot_be_finished(tmp_path: Path) -> None:
@@ -192,21 +193,21 @@ def test_key_files_change_date_with_content_alone_and_done_files_say_finished(tm
     finish("02", tmp_path)
     written, done = (stage_keys.key_file(tmp_path, "02_autoencoder"), stage_keys.done_file(tmp_path, "02_autoencoder"))
     date = written.stat().st_mtime_ns
-    assert stages.main(["keys", "--run-dir", str(tmp_path)]) == 0
+    assert main(["keys", "--run-dir", str(tmp_path)]) == 0
     assert written.stat().st_mtime_ns == date and done.stat().st_mtime_ns >= date
     assert not stage_keys.done_file(tmp_path, TRAIN).exists()
 
-    assert stages.main(["keys", "--run-dir", str(tmp_path), "--overrides", "autoencoder.num_points=7"]) == 0
+    assert main(["keys", "--run-dir", str(tmp_path), "--overrides", "autoencoder.num_points=7"]) == 0
     assert written.stat().st_mtime_ns > date and not done.exists()
     assert stage_keys.done_file(tmp_path, "01_dataset").exists()
 
-    assert stages.main(["keys", "--run-dir", str(tmp_path)]) == 0
+    assert main(["keys", "--run-dir", str(tmp_path)]) == 0
     assert done.exists() and done.stat().st_mtime_ns >= written.stat().st_mtime_ns
 
 
 def test_plan_says_what_runs_and_why(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     def planned(*options: str) -> dict[str, str]:
-        assert stages.main(["plan", "--run-dir", str(tmp_path), *options]) == 0
+        assert main(["plan", "--run-dir", str(tmp_path), *options]) == 0
         return {line.split()[0]: " ".join(line.split()[1:]) for line in capsys.readouterr().out.splitlines()}
 
     assert set(planned().values()) == {"runs for the first time"}
@@ -246,11 +247,11 @@ def test_a_reproduction_takes_all_but_the_optional_and_what_is_asked_for_brings_
 
 
 def test_the_command_answers_bad_input_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    assert stages.main(["plan", "--profile", "dmo"]) == 2
-    assert stages.main(["keys", "--run-dir", str(tmp_path), "--overrides", "nothing"]) == 2
-    assert stages.main(["plan", "--run-dir", str(tmp_path), "--notebooks", "99"]) == 2
+    assert main(["plan", "--profile", "dmo"]) == 2
+    assert main(["keys", "--run-dir", str(tmp_path), "--overrides", "nothing"]) == 2
+    assert main(["plan", "--run-dir", str(tmp_path), "--notebooks", "99"]) == 2
     opened("01", tmp_path)
-    assert stages.main(["plan", "--run-dir", str(tmp_path), "--seed", "3"]) == 2
+    assert main(["plan", "--run-dir", str(tmp_path), "--seed", "3"]) == 2
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 4 and "did you mean 'demo'" in lines[0]
 

@@ -1,1 +1,1 @@
-"""The static site of a run: `python -m ldmseg_lib.reproduction.report RUN_DIR`."""
+"""The static site of a run: `python -m ldmseg_lib.reproduction report RUN_DIR`."""
