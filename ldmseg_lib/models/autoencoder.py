@@ -136,7 +136,7 @@ class MaskAutoencoder(SafetensorsModel):
         self, latents: Float[Tensor, "batch latent_channels height width"], size: tuple[int, int] | None = None
     ) -> Float[Tensor, "batch outputs out_height out_width"]:
         """Logits (or scalar values) of unscaled latents, at the decoder's resolution or bilinearly at `size`."""
-        logits = self.decoder(latents)
+        logits = self.decoder(latents.to(self.dtype))
         if size is None or tuple(logits.shape[-2:]) == tuple(size):
             return logits
         return F.interpolate(logits, size=size, mode="bilinear", align_corners=False)

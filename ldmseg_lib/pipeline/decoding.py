@@ -56,7 +56,6 @@ def decode_latents(
 
 def _decoded(autoencoder: MaskAutoencoder, latents: Tensor, rows: Iterable[int]) -> Logits:
     """What the decoder makes of the latents in `rows`, one after the other: all at once may not fit in memory."""
-    latents = latents.to(autoencoder.dtype)
     return (autoencoder.from_latents(latents[row : row + 1])[0].float() for row in rows)
 
 

@@ -84,6 +84,8 @@ class PerfectDenoiser:
 class GrayLevels:
     """Image features: the segment of each cell, told by its gray level of 20 a segment."""
 
+    dtype = torch.float32
+
     def __call__(self, images: Tensor, size: tuple[int, int]) -> Tensor:
         return F.adaptive_avg_pool2d(images.mean(dim=1, keepdim=True), size) * 255 / 20
 
