@@ -1,6 +1,7 @@
 """An image and its segmentation under edit: each edit can be undone and is saved at once."""
 
 import contextlib
+import itertools
 import os
 import threading
 import warnings
@@ -21,7 +22,7 @@ from .autosave import Session, fingerprint
 from .edit_history import EditHistory
 from .export import export_segmentation
 from .inpainting import Candidate, InpaintSettings
-from .pictures import PHOTO_SIDE, Photo, as_ids, as_photo, read_picture, shrink, static_picture
+from .pictures import PHOTO_SIDE, Photo, as_ids, as_photo, read_picture, renumber, shrink, static_picture
 
 SYNTHETIC_ONLY = "This model was trained on synthetic scenes, never a photograph: here its segments will mean little."
 
@@ -44,19 +45,21 @@ class EditableSegmentation:
         name: str = "mask_editor",
     ) -> None:
         photo = as_photo(image)
-        start = as_ids(ids, photo, getattr(pipeline, "num_ids", None))
+        given = as_ids(ids, photo)
+        start, self._originals = renumber(given, getattr(pipeline, "num_ids", None))
+        numbers = {original: number for number, original in self._originals.items()}
         self._lock = threading.RLock()
         self._pipeline = pipeline
         self._categories = [dict(c) for c in categories or ()]
         self._photos: dict[str, Photo] = {"": photo}
-        self._history = EditHistory(start, [dict(s) for s in segments or ()])
+        self._history = EditHistory(start, [s | {"id": numbers.get(s["id"], s["id"])} for s in segments or ()])
         self._colors: dict[int, str] = {}
         self._message: dict[str, Any] = {"level": "info", "text": "", "number": 0}
         self._settings = InpaintSettings()
         self._candidates: list[Candidate] = []
         self._chosen = 0
         self._closed = False
-        self._key = fingerprint(photo, start)
+        self._key = fingerprint(photo, given)
         self._session = None if run_dir is None else Session(run_dir, name, self._key)
         if self._session is not None:
             self._restore(self._session)
@@ -215,13 +218,16 @@ class EditableSegmentation:
                 target = self._session.folder.parent / "export"
             else:
                 raise InputError("Nowhere to export to: give MaskEditor a run_dir, or export a folder.")
+            originals = self._original_ids()
+            numbers, index = np.unique(self.ids, return_inverse=True)
+            table = np.array([originals.get(number, number) for number in numbers.tolist()], np.int32)
             try:
                 paths = export_segmentation(
                     target,
                     photo=self.photo,
-                    ids=self.ids,
+                    ids=table[index.reshape(self.ids.shape)],
                     region=self.region,
-                    segments=self._history.segments,
+                    segments=[s | {"id": originals.get(s["id"], s["id"])} for s in self._history.segments],
                     categories=self._categories,
                 )
             except OSError as error:
@@ -229,6 +235,18 @@ class EditableSegmentation:
             self._say("info", f"Exported to {target}")
             self._publish()
             return paths
+
+    def _original_ids(self) -> dict[int, int]:
+        """The id that each segment has in an export, where ids had to be renumbered; new segments get free ids."""
+        if not self._originals or self._history.picture:
+            return {}
+        used = set(self._originals.values())
+        result = dict(self._originals)
+        for number in np.unique(self.ids[self.ids > 0]).tolist():
+            if number not in result:
+                result[number] = next(free for free in itertools.count(number) if free not in used)
+                used.add(result[number])
+        return result
 
     def static_picture(self) -> bytes:
         """A JPEG of the editor's current picture."""

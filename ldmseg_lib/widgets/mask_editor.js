@@ -237,7 +237,7 @@ class View {
   }
 
   async download() {
-    const blob = await idsAsPng(this.ids, this.size[1], this.size[0]);
+    const blob = await idsAsPng(this.ids.map((id) => this.state.originals[id] ?? id), this.size[1], this.size[0]);
     const link = element("a", { href: URL.createObjectURL(blob), download: "ids.png" });
     link.click();
     setTimeout(() => URL.revokeObjectURL(link.href), 10000);

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from ..core.errors import InputError
-from .editable import EditableSegmentation
+from .direct_edits import DirectEdits
 from .editor_view import EditorView, browser_behind
 from .inpainting import Cancelled, Candidate, InpaintSettings, inpaint
 
@@ -27,7 +27,7 @@ OUTDATED = "The segments were changed while the model worked: its result is drop
 _IDLE: dict[str, Any] = {"running": False, "step": 0, "total": 0, "stage": ""}
 
 
-class MaskEditor(EditableSegmentation):
+class MaskEditor(DirectEdits):
     """Edit the segmentation of one image, in JupyterLab (display the editor) or from Python alone.
 
     `run` inpaints the hidden `region`; every known pixel keeps its id. Each edit can be undone and is saved under
@@ -35,7 +35,8 @@ class MaskEditor(EditableSegmentation):
 
     Args:
         image: uint8 [height, width, 3], floats in [0, 1] [3, height, width], or a PIL image; sides up to 4096 pixels.
-        ids: whole numbers [height, width], 0 = void; below `pipeline.num_ids`, or 2**24 without a pipeline.
+        ids: whole numbers [height, width] below 2**24, 0 = void. Ids that the pipeline does not know (COCO's own, such
+            as 16,759,723) are renumbered from 1 in ascending order; `export` writes the original ones.
         pipeline: the model behind `run`: `encode_image(image)`, image float32 [3, height, width] in [0, 1], and
             `inpaint(...)` as LDMSegPipeline has them. None: the editor draws and exports, and cannot inpaint.
         segments: dicts with at least `id` and `category_id`; with `categories`, COCO's dicts, they name what is shown
@@ -295,6 +296,7 @@ class MaskEditor(EditableSegmentation):
         height, width = self.ids.shape
         return {
             "size": [height, width],
+            "originals": {str(number): id for number, id in self._original_ids().items()},
             "colours": {str(number): color for number, color in self._colors.items()},
             "names": {str(s["id"]): names[s["category_id"]] for s in known if s.get("category_id") in names},
             "undo": self._history.undo_label,

@@ -50,11 +50,11 @@ def as_photo(image: Any) -> Photo:
     return np.ascontiguousarray(array)
 
 
-def as_ids(ids: Any, photo: Photo, num_ids: int | None) -> Int[np.ndarray, "height width"]:
-    """`ids` as int32 [height, width], checked against the photo's size and the number of ids.
+def as_ids(ids: Any, photo: Photo) -> Int[np.ndarray, "height width"]:
+    """`ids` as int32 [height, width], checked against the photo's size.
 
     Raises:
-        InputError: not whole numbers, another size than the image, or outside 0..num_ids - 1 (0..2**24 - 1 if None).
+        InputError: not whole numbers, another size than the image, or outside 0..2**24 - 1.
     """
     array = np.asarray(ids)
     if array.ndim != 2 or array.dtype.kind not in "iu":
@@ -64,12 +64,27 @@ def as_ids(ids: Any, photo: Photo, num_ids: int | None) -> Int[np.ndarray, "heig
             f"image and ids differ in size: the image is {photo.shape[1]} x {photo.shape[0]} pixels, "
             f"the ids are {array.shape[1]} x {array.shape[0]}; resize one to the other (ids by nearest neighbour)"
         )
-    top = 2**24 if num_ids is None else num_ids
-    if array.min() < 0 or array.max() >= top:
+    if array.min() < 0 or array.max() >= 2**24:
         wrong = array.min() if array.min() < 0 else array.max()
-        whose = "COCO's PNGs hold" if num_ids is None else "this model knows"
-        raise InputError(f"id {wrong} is out of range: {whose} 0 (void) to {top - 1}; renumber the segments")
+        raise InputError(f"id {wrong} is out of range: COCO's PNGs hold 0 (void) to {2**24 - 1}; renumber the segments")
     return array.astype(np.int32)
+
+
+def renumber(
+    ids: Int[np.ndarray, "height width"], num_ids: int | None
+) -> tuple[Int[np.ndarray, "height width"], dict[int, int]]:
+    """Ids below `num_ids`, and the original id of each; the dict is empty when all ids were below it already.
+
+    Raises:
+        InputError: there are more segments than the model has ids.
+    """
+    if num_ids is None or ids.max() < num_ids:
+        return ids, {}
+    originals = np.unique(ids[ids > 0])
+    if len(originals) >= num_ids:
+        raise InputError(f"{len(originals)} segments are too many: this model knows {num_ids - 1}; merge some first")
+    numbers = np.where(ids > 0, np.searchsorted(originals, ids) + 1, 0).astype(np.int32)
+    return numbers, dict(enumerate(originals.tolist(), start=1))
 
 
 def read_picture(data: bytes, name: str = "the upload") -> Photo:

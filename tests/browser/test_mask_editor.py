@@ -314,6 +314,16 @@ def test_one_finger_paints_and_two_zoom(lab):
     session.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
     assert 2 < lab.view("v.picture.zoom") / zoom < 4
     np.testing.assert_array_equal(lab.held(), painted)
+    lab.view("v.picture.fit()")
+    touch("touchStart", (20, 70))
+    touch("touchMove", (40, 75))
+    touch("touchMove", (60, 80))
+    assert lab.view("v.region.reduce((a, b) => a + b, 0)") > painted.sum()
+    touch("touchStart", (60, 80), (90, 80))
+    touch("touchEnd")
+    lab.page.evaluate("() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+    assert lab.view(DRAWN), "the second finger left its stroke on the picture"
+    np.testing.assert_array_equal(lab.held(), painted)
     lab.tool("brush")
     lab.drag((64, 48), (70, 52))
     lab.settled()

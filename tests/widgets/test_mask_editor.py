@@ -2,6 +2,7 @@
 
 import base64
 import io
+import json
 import threading
 import time
 
@@ -228,6 +229,22 @@ def test_a_second_run_is_refused_while_one_goes_on(make_editor, fake_pipeline):
     assert len(editor.candidates) == 1
 
 
+def test_ids_that_the_model_does_not_know_are_renumbered_and_exported_as_they_were(make_editor, ids, tmp_path):
+    coco = np.array([0, 16_759_723, 5, 3_226_956])[ids]
+    segments = [{"id": 16_759_723, "category_id": 10}, {"id": 5, "category_id": 20}]
+    editor = make_editor(ids=coco, segments=segments)
+    assert sorted(np.unique(editor.ids)) == [0, 1, 2, 3]
+    paths = editor.export(tmp_path / "out")
+    np.testing.assert_array_equal(np.load(paths["ids_npy"]), coco)
+    entries = json.loads(paths["panoptic_json"].read_text())["annotations"][0]["segments_info"]
+    assert {e["id"]: e["category_id"] for e in entries} == {16_759_723: 10, 5: 20, 3_226_956: 21}
+    editor.paint_segment(5, [(20, 10)], 3)
+    exported = np.load(editor.export(tmp_path / "out")["ids_npy"])
+    assert set(np.unique(exported[editor.ids == 5])) == {6}, "not the 5 that another segment had"
+    restored = make_editor(ids=coco, segments=segments)
+    np.testing.assert_array_equal(restored.ids, editor.ids)
+
+
 def test_without_a_model_all_but_inpainting_works(make_editor, tmp_path):
     editor = make_editor(pipeline=None)
     editor.hide_all()
@@ -243,7 +260,7 @@ def test_without_a_model_all_but_inpainting_works(make_editor, tmp_path):
             {"ids": np.zeros((40, 64), int)},
             "image and ids differ in size: the image is 64 x 48 pixels, the ids are 64 x 40",
         ),
-        ({"ids": np.full((48, 64), 32)}, r"id 32 is out of range: this model knows 0 \(void\) to 31"),
+        ({"ids": np.arange(48 * 64).reshape(48, 64)}, "3071 segments are too many: this model knows 31"),
         ({"ids": np.full((48, 64), -1)}, "id -1 is out of range"),
         ({"ids": np.full((48, 64), 2**24), "pipeline": None}, "16777216 is out of range"),
         ({"ids": np.zeros((48, 64))}, "whole numbers"),
