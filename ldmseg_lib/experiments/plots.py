@@ -219,7 +219,7 @@ def segment_statistics(statistics: Mapping[str, Any]) -> Figure:
 def inpainting_curves(conditions: Sequence[Mapping[str, Any]]) -> Figure:
     """PQ in percent against drop rate, from what `evaluation.inpainting.evaluate_inpainting` returned.
 
-    A column for each block size; whole images above, hidden pixels alone below; a line for each method.
+    A column for each block size; whole images above, the unknown region alone below; a line for each method.
     """
     blocks = sorted({(c["block"], c["pixels"]) for c in conditions})
     figure = Figure(figsize=(0.6 + 2.0 * len(blocks), 4.4))
@@ -251,14 +251,14 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
 
 
 class LossPlot:
-    """A loss plot in a notebook that is drawn anew in place while a training runs; give it to the loop as `on_log`.
+    """A loss plot in a notebook, updated in place while a training runs; give it to the loop as `on_log`.
 
     Outside notebooks it does nothing.
 
     Args:
-        history: metrics.jsonl of a training that goes on, so that its earlier steps are drawn as well.
+        history: metrics.jsonl of a resumed training, to include its earlier steps.
         values: which of the logged values to draw.
-        every: least seconds between two drawings, each of which takes a fraction of a second from the training.
+        every: minimum number of seconds between two updates, each of which pauses the training for a fraction of one.
     """
 
     def __init__(
@@ -270,7 +270,7 @@ class LossPlot:
         self._handle: Any = None
 
     def __call__(self, entry: Mapping[str, Any]) -> None:
-        """Take in a logged line ("step" and values) and draw when it is time."""
+        """Add a logged line ("step" and values) and draw when it is time."""
         if not _in_notebook():
             return
         self._lines = (
@@ -281,7 +281,7 @@ class LossPlot:
             self.draw()
 
     def draw(self) -> None:
-        """Draw what is known now; for the end of a training, whose last lines may have come too fast."""
+        """Draw now; for the end of a training, whose last lines may not have been drawn yet."""
         if not self._lines or not _in_notebook():
             return
         from IPython.display import Image, display

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import torch
 
-from ldmseg_lib.core.errors import InputError, ProfileError
+from ldmseg_lib.core.errors import ProfileError
 from ldmseg_lib.core.profiles import Profile
 from ldmseg_lib.data.splits import training_split
 from ldmseg_lib.experiments.encodings.study import (
@@ -13,7 +13,7 @@ from ldmseg_lib.experiments.encodings.study import (
     TABLE_S1,
     cropped,
     encoding_profile,
-    separation,
+    margin,
     study_encodings,
 )
 from ldmseg_lib.models.autoencoder import MaskAutoencoder, build_autoencoder
@@ -95,11 +95,11 @@ def test_seeds_differ(study):
     assert not torch.equal(first.encoder[0].weight, second.encoder[0].weight)
 
 
-def test_separation_is_the_least_distance_of_two_ids():
-    assert separation("bits") == 1
-    assert separation("colors") == pytest.approx(1 / 7, rel=1e-4)
-    assert separation("colors_grey") == pytest.approx(3**0.5 / 255, rel=1e-3)
-    assert 0 < separation("positional") < 1
+def test_margin_is_the_smallest_distance_of_two_ids():
+    assert margin("bits") == 1
+    assert margin("colors") == pytest.approx(1 / 7, rel=1e-4)
+    assert margin("colors_grey") == pytest.approx(3**0.5 / 255, rel=1e-3)
+    assert 0 < margin("positional") < 1
 
 
 @pytest.mark.parametrize(
@@ -120,9 +120,8 @@ def test_settings_that_cannot_work_are_named(override, message):
 
 
 def test_an_unknown_encoding_names_the_valid_ones():
-    changed = encoding_profile(Profile.load("smoke"), "rgb")
-    with pytest.raises(InputError, match="'rgb'; valid ones are bits, colors, positional"):
-        build_autoencoder(changed)
+    with pytest.raises(ProfileError, match=r"'bits' or 'colors' or 'positional' or .*, not 'rgb'"):
+        encoding_profile(Profile.load("smoke"), "rgb")
 
 
 @pytest.mark.parametrize(

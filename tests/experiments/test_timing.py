@@ -34,7 +34,7 @@ def test_a_line_is_found_again_and_needs_two_points() -> None:
 def test_every_part_is_timed_and_they_make_up_the_total(smoke_pipeline, images) -> None:
     result = time_pipeline(smoke_pipeline, images, [1, 3], repeats=3, progress=False)
     assert (result["precision"], result["batch"], result["repeats"]) == ("fp32", 2, 3)
-    assert result["device"] and result["image_size"] == 32 and result["sampler"] == "ddim"
+    assert result["device"] and result["image_size"] == 32 and result["sampler"] == smoke_pipeline.config.sampler
     for row in result["rows"]:
         parts = [row[part] for part in PARTS]
         assert all(part > 0 for part in parts)

@@ -1,7 +1,7 @@
-"""What the features of a frozen image encoder say: classes, or pixels, by linear regression on each latent cell.
+"""Linear probes of a frozen image encoder: which classes and which pixels its features predict, latent cell by cell.
 
-Reconstructive features tell the pixels, semantic ones the classes. Cells of training images fit the regression, cells
-of held-out images judge it.
+Reconstructive features predict pixels, semantic ones classes. Ridge regression is fitted on cells of training images
+and evaluated on cells of held-out images.
 """
 
 from typing import Any
@@ -20,7 +20,7 @@ RIDGE = 1e-3
 """Weight of the squared coefficients, per cell; features have unit variance."""
 
 MOST_CELLS = 2**16
-"""More cells of a split are thinned evenly, so that full-size features fit into memory."""
+"""A split with more cells is subsampled evenly, so that full-size features fit into memory."""
 
 Cells = Float[Tensor, "cells channels"]
 
@@ -35,34 +35,34 @@ def probe_features(
     images: int = 256,
     batch_size: int = 32,
 ) -> dict[str, Any]:
-    """How well a linear map of an encoder's features tells each cell's class and its pixels.
+    """How well a linear map of an encoder's features predicts each cell's class and its pixels.
 
     Args:
-        encoder: its `features` are judged, before any projection that learns with the denoiser.
-        train: whose first `images` images fit the regression.
-        held_out: whose first `images` images judge it.
+        encoder: its `features` are probed, before any projection that is trained with the denoiser.
+        train: the regression is fitted on its first `images` images.
+        held_out: the regression is evaluated on its first `images` images.
         cells: side of the grid of latent cells.
-        images: at most so many of each.
+        images: maximum number of each.
         batch_size: images at a time.
 
     Returns:
-        {"class_accuracy": share of cells whose class is told (that of the cell's central pixel, void left out),
-        "most_frequent": that share for always saying the commonest class, "pixels_explained": share of the variance of
-        the cells' pixels that is told (R^2), "channels"}.
+        {"class_accuracy": accuracy of the class at the cell's central pixel, void left out; "most_frequent": that of
+        the most frequent class; "pixels_explained": share of the variance of the cells' pixels that is explained (R^2);
+        "channels"}.
     """
-    fit, judge = (_cells(encoder, data, cells, images, batch_size) for data in (train, held_out))
+    fit, test = (_cells(encoder, data, cells, images, batch_size) for data in (train, held_out))
     mean, std = fit[0].mean(0), fit[0].std(0).clamp(min=1e-6)
-    inputs = [_with_one((part[0] - mean) / std) for part in (fit, judge)]
-    known = [part[2] > 0 for part in (fit, judge)]
+    inputs = [F.pad((part[0] - mean) / std, (0, 1), value=1.0) for part in (fit, test)]
+    known = [part[2] > 0 for part in (fit, test)]
     classes = F.one_hot(fit[2][known[0]], int(fit[2].max()) + 1).double()
     scores = inputs[1][known[1]] @ _ridge(inputs[0][known[0]], classes)
-    told = scores.argmax(1) == judge[2][known[1]]
+    correct = scores.argmax(1) == test[2][known[1]]
     commonest = classes.sum(0).argmax()
-    errors = (inputs[1] @ _ridge(inputs[0], fit[1].double()) - judge[1]).square().sum()
-    variance = (judge[1] - fit[1].mean(0)).square().sum()
+    errors = (inputs[1] @ _ridge(inputs[0], fit[1].double()) - test[1]).square().sum()
+    variance = (test[1] - fit[1].mean(0)).square().sum()
     return {
-        "class_accuracy": told.double().mean().item(),
-        "most_frequent": (judge[2][known[1]] == commonest).double().mean().item(),
+        "class_accuracy": correct.double().mean().item(),
+        "most_frequent": (test[2][known[1]] == commonest).double().mean().item(),
         "pixels_explained": (1 - errors / variance).item(),
         "channels": fit[0].shape[1],
     }
@@ -90,10 +90,6 @@ def _cells(
     return features.double(), pixels.double(), classes
 
 
-def _with_one(features: Cells) -> Cells:
-    return torch.cat([features, torch.ones_like(features[:, :1])], dim=1)
-
-
 def _ridge(inputs: Cells, targets: Float[Tensor, "cells outputs"]) -> Float[Tensor, "channels outputs"]:
     gram = inputs.T @ inputs
     penalty = RIDGE * len(inputs) * torch.eye(len(gram), dtype=gram.dtype)
@@ -106,7 +102,7 @@ def feature_pictures(
     vit: ImageEncoder,
     images: Float[Tensor, "images 3 height width"],
 ) -> dict[str, Float[np.ndarray, "images rows columns 3"]]:
-    """What two encoders make of RGB images in [0, 1], as pictures by title."""
+    """RGB images in [0, 1], the reconstruction of `vae`, and the features of both encoders, as pictures by title."""
     latents = vae.encode(images * 2 - 1).latent_dist.mean
     pictures = {
         "image": images,
@@ -118,7 +114,7 @@ def feature_pictures(
 
 
 def principal_colors(features: Float[Tensor, "images channels rows columns"]) -> Float[Tensor, "images 3 rows columns"]:
-    """The first three principal components of all cells as RGB in [0, 1]: for looking at features."""
+    """The first three principal components of all cells as RGB in [0, 1], for display."""
     flat = features.double().transpose(0, 1).flatten(1)
     flat = flat - flat.mean(1, keepdim=True)
     left, _, _ = torch.linalg.svd(flat @ flat.T)

@@ -27,21 +27,21 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Run:
-    """One number of denoising steps of one sampler, and the first so many images that are judged together."""
+    """One number of denoising steps of one sampler, and over how many of the first images its scores are computed."""
 
     sampler: str
     steps: int
-    judged: tuple[int, ...]
+    num_images: tuple[int, ...]
 
 
-def plan_runs(*judged: tuple[Mapping[str, Sequence[int]], int]) -> list[Run]:
-    """Each sampling once, also where several tables or figures share it.
+def plan_runs(*tables: tuple[Mapping[str, Sequence[int]], int]) -> list[Run]:
+    """Every sampling once, also where several tables or figures share it.
 
     Args:
-        judged: each the numbers of steps by sampler, and how many of the first images are judged at these.
+        tables: each the numbers of steps by sampler, and on how many of the first images they are evaluated.
     """
     wanted: dict[tuple[str, int], set[int]] = {}
-    for counts_of, num_images in judged:
+    for counts_of, num_images in tables:
         for sampler, counts in counts_of.items():
             for steps in counts:
                 wanted.setdefault((sampler, steps), set()).add(num_images)
@@ -68,7 +68,7 @@ def evaluate_runs(
         shown: (sampler, steps) of runs whose first images are returned, and of how many images: the instance ids by the
             arg max alone.
         followed: (sampler, steps) of the run whose estimates after every step are compared with the truth, over the
-            images that its smallest `judged` number counts.
+            smallest of its numbers of images.
 
     Returns:
         (rows, outputs, trajectory): of each run and number of images {"sampler", "steps", "images", "class_agnostic",
@@ -82,8 +82,8 @@ def evaluate_runs(
     runs = list(runs)
     for run in tqdm(runs, desc="step counts", unit="count"):
         key = (run.sampler, run.steps)
-        judged = sorted({min(number, len(dataset)) for number in run.judged})
-        scores = {number: SegmentationScores(dataset) for number in judged}
+        numbers = sorted({min(number, len(dataset)) for number in run.num_images})
+        scores = {number: SegmentationScores(dataset) for number in numbers}
         statistics = TrajectoryStatistics(run.steps) if key == followed else None
         groups = sample_split(
             pipeline,
@@ -95,12 +95,12 @@ def evaluate_runs(
             # Table S2 is of the plain samplers
             round_estimates=False,
             tile_size=sampling.tile_size,
-            indices=range(judged[-1]),
+            indices=range(numbers[-1]),
             keep_estimates=statistics is not None,
             progress=False,
         )
         place = 0
-        for group in _drawn(groups, pipeline.device, sampling.precision):
+        for group in _sampled(groups, pipeline.device, sampling.precision):
             output = group.decode(pipeline, cleaning)
             for index, truth in enumerate(group.truths):
                 for number, score in scores.items():
@@ -109,8 +109,8 @@ def evaluate_runs(
             if key in outputs and place < shown[key]:
                 raw = group.decode(pipeline, ARG_MAX)
                 outputs[key].extend(instance_maps(raw, shown[key] - place))
-            if statistics is not None and place < judged[0]:
-                _follow(statistics, pipeline, group, judged[0] - place)
+            if statistics is not None and place < numbers[0]:
+                _follow(statistics, pipeline, group, numbers[0] - place)
             place += len(group.truths)
         for number, score in scores.items():
             rows.append({"sampler": run.sampler, "steps": run.steps, "images": number, **group_scores(score.compute())})
@@ -118,8 +118,8 @@ def evaluate_runs(
     return rows, outputs, trajectory
 
 
-def _drawn(groups: Iterator[Sampled], device: torch.device, precision: Precision) -> Iterator[Sampled]:
-    """`groups` with only their sampling, not what is done with them, in `precision`."""
+def _sampled(groups: Iterator[Sampled], device: torch.device, precision: Precision) -> Iterator[Sampled]:
+    """`groups`, sampled in `precision`; what the consumer does with them is not affected."""
     while True:
         with autocast(device, precision):
             group = next(groups, None)
@@ -133,5 +133,5 @@ def _follow(statistics: TrajectoryStatistics, pipeline: LDMSegPipeline, group: S
     maps = [
         group.decode(pipeline, ARG_MAX, {"instance": estimate["instance"]}).instance_ids for estimate in group.estimates
     ]
-    for index, truth in enumerate(group.truths[:count]):
-        statistics.update(truth.ids, truth.segments, [of_step[index] for of_step in maps])
+    for truth, *steps in zip(group.truths[:count], *maps):
+        statistics.update(truth.ids, truth.segments, steps)

@@ -1,6 +1,6 @@
 """One autoencoder for each encoding of the ids and each seed, all of one size: what Table S1 compares.
 
-Always 256 ids (supplement B). The encoding is the input alone: output (one logit an id), loss, data, ids drawn, steps
+Always 256 ids (supplement B). The encoding is the input alone: output (one logit an id), loss, data, random ids, steps
 and widths are the same for all, so that the networks differ in their first convolution and in nothing else.
 """
 
@@ -58,10 +58,10 @@ def cropped(profile: Profile) -> Profile:
     return dataclasses.replace(profile, data=dataclasses.replace(profile.data, image_size=side, crop_size=side))
 
 
-def separation(encoding: str) -> float:
-    """The least distance between the vectors of two of 256 ids, in ranges of a channel; 1 for bits."""
+def margin(encoding: str) -> float:
+    """The smallest distance between the vectors of two of 256 ids, in units of a channel's range; 1 for bits."""
     vectors = get_encoding(encoding, NUM_IDS).codebook
-    exact = "donot_use_mm_for_euclid_dist"  # greys are so close that the faster way loses digits
+    exact = "donot_use_mm_for_euclid_dist"  # the matrix product loses digits on close greys
     return float(torch.cdist(vectors, vectors, compute_mode=exact).fill_diagonal_(torch.inf).min() / 2)
 
 
@@ -73,19 +73,18 @@ def study_encodings(
     seed: int = 0,
     on_log: Callable[[str, int], Callable[[Mapping[str, float]], None] | None] | None = None,
 ) -> list[dict[str, Any]]:
-    """Train and judge an autoencoder for each encoding and seed of the profile; what is finished is not done again.
+    """Train and evaluate an autoencoder for each encoding and seed of the profile; finished trainings are loaded.
 
     Args:
         profile: its section `encodings` says which palettes, seeds and budget.
         root: the data folder.
         folder: gets <encoding>-<seed>/ with checkpoints and weights.
         seed: of the run; each of the profile's seeds is derived from it.
-        on_log: of (encoding, seed): what a training calls with its logged values.
+        on_log: returns, for (encoding, seed), a callback for logged values.
 
     Returns:
-        A dict for each training, seed by seed: "encoding", "seed", "input_channels", "separation" (least distance
-        between the vectors of two ids, in ranges of a channel), "parameters", "miou", "pq", "sq", "rq" (fractions),
-        "loss" and "steps".
+        A dict for each training, seed by seed: "encoding", "seed", "input_channels", "separation" (the `margin`),
+        "parameters", "miou", "pq", "sq", "rq" (fractions), "loss" and "steps".
     """
     settings, rows = profile.encodings, []
     for own_seed in settings.seeds:
@@ -111,7 +110,7 @@ def study_encodings(
                     "encoding": encoding,
                     "seed": own_seed,
                     "input_channels": autoencoder.encoding.num_channels,
-                    "separation": separation(encoding),
+                    "separation": margin(encoding),
                     "parameters": sum(p.numel() for p in autoencoder.parameters()),
                     "miou": quality["miou"],
                     **{key: quality["class_agnostic"]["All"][key] for key in ("pq", "sq", "rq")},
