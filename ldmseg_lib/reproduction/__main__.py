@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ..core.errors import StageError, one_line_errors
+from ..core.profiles import Profile
 from .stage_keys import Key, check_run_folder, chosen_stages, stage_keys, sync
 from .stages import plan, resolve
 
@@ -47,25 +48,26 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _run_folder(options: argparse.Namespace, *, claim: bool) -> tuple[Path, dict[str, Key]]:
-    """The run folder and the keys of its stages; one of another run is refused, a new one made if `claim`."""
+def _run_folder(options: argparse.Namespace, *, claim: bool) -> tuple[Profile, Path, dict[str, Key]]:
+    """The profile, the run folder and the keys of its stages; one of another run is refused, a new one made if `claim`."""
     names = ("profile", "data_root", "run_dir", "seed", "overrides")
     profile, run_dir, data_root = resolve(**{name: getattr(options, name) for name in names})
     keys = stage_keys(profile, seed=options.seed, data_root=data_root)
     if claim or (run_dir / "run.json").exists():
         check_run_folder(run_dir, profile.name, options.seed)
-    return run_dir, keys
+    return profile, run_dir, keys
 
 
 def _keys(options: argparse.Namespace) -> None:
-    run_dir, keys = _run_folder(options, claim=True)
+    _, run_dir, keys = _run_folder(options, claim=True)
     for name, key in keys.items():
         sync(run_dir, name, key)
 
 
 def _plan(options: argparse.Namespace) -> None:
-    run_dir, keys = _run_folder(options, claim=False)
-    for name, text in plan(run_dir, {name: keys[name] for name in chosen_stages(options.notebooks)}):
+    profile, run_dir, keys = _run_folder(options, claim=False)
+    chosen = chosen_stages(options.notebooks, profile)
+    for name, text in plan(run_dir, {name: keys[name] for name in chosen}):
         print(f"{name:<24} {text}")
 
 
