@@ -49,7 +49,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run_folder(options: argparse.Namespace, *, claim: bool) -> tuple[Profile, Path, dict[str, Key]]:
-    """The profile, the run folder and the keys of its stages; one of another run is refused, a new one made if `claim`."""
+    """Profile, run folder and the keys of its stages; a folder of another run is refused, a new one made if `claim`."""
     names = ("profile", "data_root", "run_dir", "seed", "overrides")
     profile, run_dir, data_root = resolve(**{name: getattr(options, name) for name in names})
     keys = stage_keys(profile, seed=options.seed, data_root=data_root)
@@ -74,7 +74,8 @@ def _plan(options: argparse.Namespace) -> None:
 def _import(options: argparse.Namespace) -> None:
     from .import_results import import_results
 
-    imported, refused = import_results(options.source, *_run_folder(options, claim=True))
+    _, run_dir, keys = _run_folder(options, claim=True)
+    imported, refused = import_results(options.source, run_dir, keys)
     print("\n".join(imported))
     if refused:
         raise StageError("\n  ".join(["these are not imported:", *refused]))
