@@ -111,7 +111,7 @@ def test_after_a_crash_nothing_finished_is_done_again(run, metrics, overrides, m
     assert again["table_s3"] == metrics["table_s3"] and again["rows"] == metrics["rows"]
 
 
-def test_a_setting_of_the_judging_costs_no_training(run, overrides, monkeypatch):
+def test_a_setting_of_the_evaluation_costs_no_training(run, overrides, monkeypatch):
     monkeypatch.setattr("ldmseg_lib.experiments.components.study.train_diffusion", pytest.fail)
     other = study(run, overrides, **{"components.num_inference_steps": 1})
     variant = other.rows[-1].variant

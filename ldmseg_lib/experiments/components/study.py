@@ -223,10 +223,8 @@ class ComponentStudy:
     ) -> dict[str, Any]:
         """Scores of a variant's model (see `score_segmentation`), with how they were made."""
         training = self.train(variant)
-        sampling: dict[str, Any] = {
-            "sampler": sampler,
-            "num_inference_steps": steps or self.settings.num_inference_steps,
-        }
+        steps = steps or self.settings.num_inference_steps
+        sampling: dict[str, Any] = {"sampler": sampler, "num_inference_steps": steps}
         sampling |= {"cleaning": self.cleaning, "area_edges": self.settings.area_edges}
 
         def work(_folder: Path) -> dict[str, Any]:
