@@ -1,4 +1,4 @@
-"""Make the ready model of the embedded scenes again: `python -m ldmseg_lib.experiments.pretrained_weights`.
+"""Train, measure and pack the pretrained model: `python -m ldmseg_lib.experiments.pretrained_weights`.
 
 Draws scenes of its own (the splits ready_train, ready_val and ready_test, which no other training or evaluation sees),
 trains both networks, stores them in half precision with a model card, and puts them where
@@ -214,7 +214,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     parser = argparse.ArgumentParser(
         prog="python -m ldmseg_lib.experiments.pretrained_weights",
-        description="Train, measure and pack the ready model of the embedded scenes.",
+        description="Train, measure and pack the pretrained model of the embedded scenes.",
     )
     parser.add_argument("--profile", default="demo", help="smoke, demo, gpu, or a YAML file (default %(default)s)")
     parser.add_argument("--overrides", help="single settings, such as diffusion.training.steps=20000")
