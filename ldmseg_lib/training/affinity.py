@@ -4,7 +4,7 @@ No label takes part but the mask latents that the diffusion model learns from. B
 little, for there is no UNet in them; in the diffusion training the same error is added to the loss.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,6 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..core.profiles import Profile
-from ..core.randomness import torch_generator
 from ..data.panoptic import PanopticDataset
 from ..diffusion.tasks import TASKS, known_cells
 from ..models.affinity import Affinity, AffinityPooling
@@ -32,19 +31,17 @@ def affinity_error(
     autoencoder: MaskAutoencoder,
     batch: Mapping[str, Any],
     *,
-    seed: int,
+    generators: Sequence[torch.Generator],
 ) -> Float[Tensor, "batch"]:
     """Each image's `AffinityPooling.expected_error` for its instance map, the mean over known cells.
 
     Args:
         pooling: made `affinity` of the images' features.
-        seed: of the timesteps, drawn per (image, visit).
+        generators: one an image, for its timesteps.
     """
     ids = TASKS["instance"].target(batch)
     with torch.no_grad(), torch.autocast(ids.device.type, enabled=False):
         clean, known = autoencoder.to_latents(ids).float(), known_cells(ids, autoencoder.factor).flatten(1)
-    keys = zip(batch["image_id"], batch["visit"], strict=True)
-    generators = [torch_generator(seed, "affinity", image_id, visit) for image_id, visit in keys]
     timesteps = torch.stack([torch.randint(1000, (_DRAWS,), generator=generator) for generator in generators])
     errors = pooling.expected_error(affinity, clean, timesteps.to(clean.device))
     return (errors * known).sum(1) / known.sum(1).clamp(min=1)
@@ -87,7 +84,8 @@ class AffinityObjective(ImageObjective):
         side = batch["image"].shape[-1] // self.frozen["mask"].factor
         latents = encode_batch(encoder, batch, side, self.features)
         pooling = self.trained["affinity"]
-        errors = affinity_error(pooling, pooling(latents), self.frozen["mask"], batch, seed=self.seed)
+        generators = self.generators(batch, "affinity")
+        errors = affinity_error(pooling, pooling(latents), self.frozen["mask"], batch, generators=generators)
         return {"loss": errors.sum() / totals["images"]}
 
 

@@ -125,7 +125,8 @@ class DiffusionObjective(ImageObjective):
         # what belongs together is told by the instances, so by nothing where these are no task
         taught = "instance" in self.settings.tasks and self.settings.affinity_weight > 0
         if affinity is not None and taught:
-            errors = affinity_error(denoiser.affinity, affinity, self.frozen["mask"], batch, seed=self.seed)
+            generators = self.generators(batch, "affinity")
+            errors = affinity_error(denoiser.affinity, affinity, self.frozen["mask"], batch, generators=generators)
             terms |= {"denoising": terms["loss"], "affinity": errors.sum() / totals["images"]}
             terms["loss"] = terms["denoising"] + self.settings.affinity_weight * terms["affinity"]
         return terms

@@ -14,6 +14,7 @@ from ldmseg_lib.models.image_encoders import build_image_encoder
 from ldmseg_lib.pipeline.ldmseg import LDMSegPipeline
 from ldmseg_lib.training.affinity import AffinityObjective, affinity_error
 from ldmseg_lib.training.diffusion import train_diffusion
+from ldmseg_lib.training.objective import ImageObjective
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +100,8 @@ def test_the_error_is_that_of_known_cells_whatever_the_batch(profile, dataset, s
     def errors(chosen: list) -> torch.Tensor:
         batch = collate(chosen)
         affinity = pooling(encoder(batch["image"], (8, 8)))
-        return affinity_error(pooling, affinity, smoke_run.autoencoder, batch, seed=0)
+        generators = ImageObjective({}, seed=0).generators(batch, "affinity")
+        return affinity_error(pooling, affinity, smoke_run.autoencoder, batch, generators=generators)
 
     whole = errors(samples)
     assert whole.shape == (4,) and (whole > 0).all()
